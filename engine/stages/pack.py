@@ -1,0 +1,110 @@
+"""From a world state to the members of a sample, as bytes."""
+
+import numpy as np
+
+from engine.types import Cloud, WorldState
+from shards import codec, depth16
+from shards.schema import CAMERA_KINDS, SCHEMA_VERSION, identity_name
+
+
+def pack(state: WorldState, config: str) -> dict[str, bytes]:
+    """Every member of the sample by name. `config` is the fingerprint of the run's configuration.
+
+    Equal states give equal bytes: no time stamps, sorted JSON, one encoder thread.
+    """
+    clip, camera, subjects = state.clip, state.camera, state.subjects
+    renderings = {"anchor": state.anchor_rendering, "holistic": state.holistic_rendering}
+    scene_range = depth16.depth_range(state.scene.depth)
+    condition_range = depth16.depth_range(*(r.depth for r in renderings.values()))
+
+    values: dict[str, object] = {
+        "target.mp4": clip.frames,
+        "camera.npz": {
+            "K": camera.K,
+            "c2w": camera.c2w,
+            "inliers": camera.inliers,
+            "reprojection": camera.reprojection,
+            "scale_t": camera.scale_t,
+            "log_scale_sigma": np.float32(camera.log_scale_sigma),
+            "up": camera.up,
+            "kind": np.uint8(CAMERA_KINDS.index(camera.kind)),
+        },
+        "subjects.npz": {
+            "mean": subjects.mean,
+            "cov": subjects.cov,
+            "observed": subjects.observed,
+            "mean_camera": subjects.mean_camera,
+            "uv": subjects.uv,
+            "heading": subjects.heading,
+            "heading_source": subjects.heading_source,
+            "points": subjects.points,
+        },
+        "masks.npz": {"labels": state.scene.tracks.labels, "dynamic": state.scene.tracks.dynamic},
+        "depth.npz": {
+            "code": depth16.encode(state.scene.depth, *scene_range),
+            "range": np.array(scene_range, np.float32),
+            "confidence": np.rint(255 * np.clip(state.scene.confidence[:, ::4, ::4], 0, 1)).astype(np.uint8),
+        },
+        "background_anchor.npz": _cloud(state.anchor),
+        "background_holistic.npz": _cloud(state.holistic),
+    }
+    for name, rendering in renderings.items():
+        values[f"condition_{name}_rgb.mp4"] = rendering.rgb
+        values[f"condition_{name}_depth.mkv"] = depth16.encode(rendering.depth, *condition_range)
+        values[f"condition_{name}_ids.npz"] = {"ids": rendering.ids}
+    for i, identity in enumerate(state.identities):
+        values[identity_name(i)] = identity.rgba
+    if clip.caption:
+        values["caption.txt"] = clip.caption
+    values["meta.json"] = _meta(state, config, scene_range, condition_range)
+    return {name: codec.encode(name, value, fps=clip.fps) for name, value in sorted(values.items())}
+
+
+def _cloud(cloud: Cloud) -> dict[str, np.ndarray]:
+    return {"xyz": cloud.xyz, "rgb": cloud.rgb, "frame": cloud.frame}
+
+
+def _meta(state: WorldState, config: str, scene_range: tuple, condition_range: tuple) -> dict:
+    clip, tracks, geometry = state.clip, state.scene.tracks, state.scene.geometry
+    height, width = clip.size
+    view = clip.view
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "key": clip.key,
+        "source": {
+            "uri": clip.uri,
+            "video_id": clip.video_id,
+            "start_s": round(float(clip.times[0]), 6),
+            "end_s": round(float(clip.times[-1]), 6),
+            "width": view.source_width,
+            "height": view.source_height,
+            "crop": [view.crop_x, view.crop_y, view.crop_width, view.crop_height],
+            "frames": [int(i) for i in clip.source_frames],
+        },
+        "fps": clip.fps,
+        "frames": len(clip.frames),
+        "height": height,
+        "width": width,
+        "subjects": [
+            {
+                "label": identity.label,
+                "category": identity.category,
+                "identity": identity_name(i),
+                "frame": identity.frame,
+                "box": [int(x) for x in identity.box],
+                "score": round(float(identity.score), 4),
+            }
+            for i, identity in enumerate(state.identities)
+        ],
+        "camera_kind": state.camera.kind,
+        "K_source": geometry.K_source,
+        "depth_range": {
+            "depth.npz": [float(np.float32(x)) for x in scene_range],
+            "condition_anchor_depth.mkv": [float(np.float32(x)) for x in condition_range],
+            "condition_holistic_depth.mkv": [float(np.float32(x)) for x in condition_range],
+        },
+        "models": {**tracks.models, **geometry.models, **state.scene.models},
+        "config": config,
+        "quality": {name: round(float(value), 6) for name, value in sorted(state.quality.items())},
+        "pair": {"id": clip.pair[0], "view": clip.pair[1]} if clip.pair else None,
+    }
