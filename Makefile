@@ -1,0 +1,101 @@
+# Every target in one line: make help
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+INPUT ?= samples/
+OUTPUT ?= out/
+PERCEPTION ?= embedded
+RUNNER ?= local
+LIMIT ?=
+RETRY ?=
+KEY ?=
+OPTIONS ?=
+PAIRS ?=
+SHARDS ?= out/
+MODEL ?= tiny
+EXPERIMENT ?= stage1
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.setup-$(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+
+##@ Main job
+shards: setup $(if $(filter samples/,$(INPUT)),samples) ## Turn videos into verified shards: INPUT= OUTPUT= PERCEPTION= RUNNER= LIMIT= RETRY= OPTIONS="..."
+	@$(RUN) -m engine.unroll input="$(INPUT)" output="$(OUTPUT)" perception=$(PERCEPTION) runner=$(RUNNER) \
+	  $(if $(LIMIT),limit=$(LIMIT)) $(if $(RETRY),retry=$(RETRY)) $(OPTIONS); code=$$?; \
+	if [ $$code = 0 ] || [ $$code = 2 ]; then $(RUN) -m shards verify "$(OUTPUT)" && exit $$code; else exit $$code; fi
+
+status: setup ## What a run has done so far: OUTPUT=
+	@$(RUN) -m shards info "$(OUTPUT)"
+
+verify: setup ## Recompute every hash, offset, key and schema rule: OUTPUT=
+	@$(RUN) -m shards verify "$(OUTPUT)"
+
+report: setup ## Write OUTPUT/report.html again
+	@$(RUN) -m engine.run.report "$(OUTPUT)"
+
+contact-sheet: setup ## Picture of samples as PNG: OUTPUT= KEY="key ..." (all when empty)
+	@$(RUN) -m shards contact-sheet "$(OUTPUT)" $(KEY)
+
+samples: setup ## Render the sample videos with exact truth into samples/: PAIRS=1 adds a second agent's view
+	@$(RUN) -m engine.synthetic --output samples/ $(if $(PAIRS),--pairs)
+
+##@ Training
+encode: setup ## Encode shards into latent shards: SHARDS= MODEL= OPTIONS="..."
+	@$(RUN) -m trainer.encode shards="$(SHARDS)" model=$(MODEL) $(OPTIONS)
+
+train: setup ## Train on shards: SHARDS= MODEL= EXPERIMENT= OPTIONS="..."
+	@$(RUN) -m trainer.train shards="$(SHARDS)" model=$(MODEL) experiment=$(EXPERIMENT) $(OPTIONS)
+
+##@ Development
+setup: $(STAMP) ## Make .venv with pinned dependencies; quick when done
+
+test: setup ## The tests that finish in minutes
+	@$(RUN) -m pytest -q -n 2 -m "not slow and not gpu" $(OPTIONS)
+
+test-faults: setup ## Every fault-injection test
+	@$(RUN) -m pytest -q -m fault $(OPTIONS)
+
+test-all: setup ## Every test that needs no GPU
+	@$(RUN) -m pytest -q -m "not gpu" $(OPTIONS)
+
+bench: setup ## Speed beside named peers, as ratios
+	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(RUN) $$bench; done
+
+bench-accuracy: setup ## Accuracy on synthetic worlds against exact truth; non-zero when a goal is missed
+	@$(RUN) tests/bench/accuracy.py $(OPTIONS)
+
+lint: setup ## ruff, formatting, types, generated pages
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(RUN) -m engine.config --check docs/configuration.md
+
+clean: ## Remove the virtual environment, sample output and caches (not your OUTPUT)
+	rm -rf $(VENV) samples out bench .pytest_cache .ruff_cache .mypy_cache *.egg-info
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*?## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*?## / {printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set-up ---------------------------------------------------------------------------------------------
+# torch and torchvision come together from the default index: a CPU-only torch beside torchvision does not import.
+# --no-build-isolation: deepspeed and sam2 look for torch while they build. mediapipe without its dependencies:
+# only the BlazePose files inside its wheel are used (it pins numpy < 2).
+SYSTEM_LIBRARIES := libusb-1.0.so.0:libusb-1.0-0 libGL.so.1:libgl1 libEGL.so.1:libegl1 libgomp.so.1:libgomp1
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}; run: make setup PYTHON=python3.11")'
+	@missing=""; for pair in $(SYSTEM_LIBRARIES); do ldconfig -p | grep -q "$${pair%%:*}" || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing system libraries:$$missing"; apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	  else echo "Open3D needs system libraries that are missing. Run: sudo apt-get install -y$$missing"; exit 1; fi; fi
+	@echo "making $(VENV) (several GB on the first time)"
+	@[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install -q -c constraints.txt pip setuptools wheel ninja packaging numpy torch torchvision
+	@DS_BUILD_OPS=0 $(RUN) -m pip install -q -c constraints.txt --no-build-isolation -e '.[engine,foundation,trainer,dev]'
+	@$(RUN) -m pip install -q -c constraints.txt --no-deps mediapipe
+	@rm -f $(VENV)/.setup-*; touch $@
+
+.PHONY: shards status verify report contact-sheet samples encode train setup test test-faults test-all bench bench-accuracy lint clean help
