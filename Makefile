@@ -71,6 +71,7 @@ lint: setup ## ruff, formatting, types, generated pages
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(RUN) -m engine.config --check docs/configuration.md
+	@$(RUN) -m shards.document --check docs/sample.md
 
 clean: ## Remove the virtual environment, sample output and caches (not your OUTPUT)
 	rm -rf $(VENV) samples out bench .pytest_cache .ruff_cache .mypy_cache *.egg-info
