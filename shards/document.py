@@ -14,9 +14,9 @@ def page() -> str:
         "",
         "<!-- Made by `python -m shards.document`; edit shards/schema.py instead. -->",
         "",
-        f"Schema version {schema.SCHEMA_VERSION}. One sample is the files of one key inside a WebDataset tar; any WebDataset",
-        "reader can read it. A key is `<video id: 12 hex>-<clip: 4 digits>[-<view>]`. A sample without `target.mp4` is an",
-        "inference request. Nothing is pickled.",
+        f"Schema version {schema.SCHEMA_VERSION}. One sample is the files of one key inside a WebDataset tar; any",
+        "WebDataset reader can read it. A key is `<video id: 12 hex>-<clip: 4 digits>[-<view>]`. A sample without",
+        "`target.mp4` is an inference request. Nothing is pickled.",
         "",
         "## Conventions",
         "",
@@ -29,7 +29,7 @@ def page() -> str:
         "| member | content | required |",
         "|---|---|---|",
         *(f"| `{m.name}` | {m.doc} | {'yes' if m.required else 'no'} |" for m in schema.MEMBERS),
-        "| `identity_00.png` ... | reference image of subject 1 ..., RGBA, transparent outside the subject | one per subject |",
+        "| `identity_00.png` ... | reference image of subject 1 ..., RGBA, transparent outside | one per subject |",
     ]
     for m in schema.MEMBERS:
         if m.arrays:
@@ -43,8 +43,9 @@ def page() -> str:
         "",
         "### 16-bit depth",
         "",
-        "Code 0 is no value; code q in 1..65535 means `z = near * (far / near) ** ((q - 1) / 65534)` metres. `near` and `far`",
-        "stand in `depth.npz` (`range`) and, for the condition videos, in `meta.json` under `depth_range`. See `shards/depth16.py`.",
+        "Code 0 is no value; code q in 1..65535 means `z = near * (far / near) ** ((q - 1) / 65534)` metres. `near` and",
+        "`far` stand in `depth.npz` (`range`) and, for the condition videos, in `meta.json` under `depth_range`. See",
+        "`shards/depth16.py`.",
     ]
     return "\n".join(lines) + "\n"
 
