@@ -43,9 +43,9 @@ def page() -> str:
         "",
         "### 16-bit depth",
         "",
-        "Code 0 is no value; code q in 1..65535 means `z = near * (far / near) ** ((q - 1) / 65534)` metres. `near` and",
-        "`far` stand in `depth.npz` (`range`) and, for the condition videos, in `meta.json` under `depth_range`. See",
-        "`shards/depth16.py`.",
+        "Code 0 is no value; code q in 1..65535 means `z = near * (far / near) ** ((q - 1) / 65534)` metres. `near`",
+        "and `far` stand in `depth.npz` (`range`) and, for the condition videos, in `meta.json` under `depth_range`.",
+        "See `shards/depth16.py`.",
     ]
     return "\n".join(lines) + "\n"
 
