@@ -1,0 +1,6 @@
+"""Rendered worlds with exact ground truth: textured streets and rooms, walking people, cameras they carry."""
+
+from engine.synthetic.render import View, render
+from engine.synthetic.world import World, make_world
+
+__all__ = ["View", "World", "make_world", "render"]
