@@ -1,0 +1,327 @@
+"""People followed through a clip: short tracklets from frame to frame, then joined into identities by look and place.
+
+A body is carried to the next frame by the dense flow under its mask and found again there by the landmark
+network; the detector looks for new people every few frames. A tracklet ends when its body is lost or when it
+slides onto somebody else; tracklets grow backwards from where they were detected; then one assignment joins
+the pieces of one person (re-entry after occlusion).
+"""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from engine.options import option
+from engine.perception.embedded.flow import pull, sample
+from engine.perception.embedded.pose import (
+    CENTRE,
+    LEFT_HIP,
+    LEFT_SHOULDER,
+    RIGHT_HIP,
+    RIGHT_SHOULDER,
+    RIM,
+    Body,
+    PoseNet,
+    Roi,
+)
+
+
+@dataclass
+class PeopleOptions:
+    detect_every: int = option(
+        4, "frames between two runs of the detector; in between people are followed (16 fps: 0.25 s)"
+    )
+    detection_threshold: float = option(0.5, "least detector score, 0..1 (the released graph's value)")
+    presence: float = option(
+        0.5, "least presence that the landmark network must give a body, 0..1 (the released graph's value)"
+    )
+    tile: float = option(
+        0.667,
+        "edge of the detector's tiles over the image's shorter side; tiles overlap by about half; 0 = whole frame only",
+    )
+    min_height: float = option(
+        0.08, "least height of a person over the image's height: smaller ones have too few pixels for a Gaussian"
+    )
+    min_seconds: float = option(0.5, "a person seen for less time in all is dropped, seconds")
+    min_score: float = option(0.6, "least mean presence of a kept person, 0..1")
+    max_subjects: int = option(
+        8, "most people kept as subjects, by area x time x motion; the others only join the dynamic mask"
+    )
+    link_appearance: float = option(
+        0.45, "largest colour distance (Hellinger, 0..1) at which two pieces may be one person"
+    )
+
+
+@dataclass
+class Person:
+    """One followed person: the body in every frame where it was seen, and its mean look."""
+
+    bodies: dict[int, Body] = field(default_factory=dict)
+    look: np.ndarray | None = None
+
+    @property
+    def first(self) -> int:
+        return min(self.bodies)
+
+    @property
+    def last(self) -> int:
+        return max(self.bodies)
+
+    def add(self, t: int, body: Body, look: np.ndarray) -> None:
+        """Add a frame; the look is the running mean over frames."""
+        n = len(self.bodies)
+        self.look = look if self.look is None else (self.look * n + look) / (n + 1)
+        self.bodies[t] = body
+
+
+class PeopleFinder:
+    """Follows the people of one clip. `frames` uint8 [T,H,W,3]; `forward`, `backward` flow at 1/`factor` size."""
+
+    def __init__(
+        self,
+        net: PoseNet,
+        frames: np.ndarray,
+        flows: tuple[np.ndarray, np.ndarray],
+        factor: int,
+        options: PeopleOptions,
+    ) -> None:
+        self.net, self.frames, self.options = net, frames, options
+        self.forward, self.backward = flows
+        self.factor = factor
+        self.height, self.width = frames.shape[1:3]
+        self._lab = {}
+        self._small: dict[int, np.ndarray] = {}  # id(body) -> mask at flow size
+        self._keep: list[Body] = []  # bodies whose small mask is cached, so that their ids stay theirs
+
+    def find(self, fps: float) -> list[Person]:
+        """Identities, most important first."""
+        pieces = self._follow_all()
+        self._grow_backwards(pieces)
+        people = self._link(pieces)
+        return self._keep_reliable(people, fps)
+
+    # --- frame to frame
+
+    def _follow_all(self) -> list[Person]:
+        done: list[Person] = []
+        active: list[Person] = []
+        for t in range(len(self.frames)):
+            survivors = []
+            for person in active:
+                body = self._carry(person.bodies[t - 1], t - 1, t)
+                if body is None:
+                    done.append(person)
+                else:
+                    person.add(t, body, self._look(body, t))
+                    survivors.append(person)
+            active = self._part(survivors, t, done)
+            if t % self.options.detect_every == 0:
+                for body in self._detect(t, [p.bodies[t] for p in active]):
+                    person = Person()
+                    person.add(t, body, self._look(body, t))
+                    active.append(person)
+        return done + active
+
+    def _grow_backwards(self, pieces: list[Person]) -> None:
+        for person in sorted(pieces, key=lambda p: (p.first, -len(p.bodies))):
+            while (t := person.first - 1) >= 0:
+                body = self._carry(person.bodies[t + 1], t + 1, t)
+                others = [p.bodies[t] for p in pieces if t in p.bodies]
+                if body is None or any(self._same(body, other) for other in others):
+                    break
+                look = self._look(body, t)
+                if hellinger(look, person.look) > self.options.link_appearance:
+                    break
+                person.add(t, body, look)
+
+    def _carry(self, body: Body, t: int, to: int) -> Body | None:
+        """The body of frame t in its neighbour frame `to`, or None when it is not seen there."""
+        flow = self.forward[t] if to > t else self.backward[to]
+        mask = self._mask(body)
+        if mask.sum() < 8:  # eight pixels of the flow map: too few for a median
+            return None
+        shift = np.median(flow[mask].astype(np.float32), 0) * self.factor
+        roi = Roi.around(body.points[CENTRE] + shift, body.points[RIM] + shift)
+        found = self._accept(self.net.landmarks(self.frames[to], roi), to)
+        if found is None:
+            return None
+        back = self.backward[t] if to > t else self.forward[to]  # flow from `to` back to t
+        carried = pull(mask.astype(np.float32), back) > 0.5
+        size_ratio = found.next_roi.size / body.next_roi.size
+        # Between neighbouring frames a person's silhouette keeps at least a third of its overlap under its own
+        # flow, and its size within 1.5; otherwise the region slid onto something else.
+        if overlap(self._mask(found), carried) < 0.33 or not 0.66 < size_ratio < 1.5:
+            return None
+        return found
+
+    def _part(self, people: list[Person], t: int, done: list[Person]) -> list[Person]:
+        """End the tracklets that slid onto another person's body: the better-looking owner keeps it."""
+        keep = list(people)
+        for i, a in enumerate(people):
+            for b in people[i + 1 :]:
+                if a not in keep or b not in keep or not self._same(a.bodies[t], b.bodies[t]):
+                    continue
+                cost_a = hellinger(self._look(a.bodies[t], t), a.look) - 0.002 * len(a.bodies)
+                cost_b = hellinger(self._look(b.bodies[t], t), b.look) - 0.002 * len(b.bodies)
+                loser = a if cost_a > cost_b else b
+                keep.remove(loser)
+                loser.bodies.pop(t)
+                if loser.bodies:
+                    done.append(loser)
+        return keep
+
+    def _detect(self, t: int, known: list[Body]) -> list[Body]:
+        """New bodies of frame t, those already known left out."""
+        found: list[Body] = []
+        for roi, _ in self.net.detect(self.frames[t], self._tiles(), self.options.detection_threshold):
+            body = self.net.landmarks(self.frames[t], roi)
+            if body.presence < self.options.presence:
+                continue
+            body = self._accept(self.net.landmarks(self.frames[t], body.next_roi), t)
+            if body is not None and not any(self._same(body, other) for other in known + found):
+                found.append(body)
+        return found
+
+    def _tiles(self) -> list[tuple[int, int, int]]:
+        """The letterboxed frame and overlapping squares (x, y, side)."""
+        h, w = self.height, self.width
+        side = max(h, w)
+        tiles = [((w - side) // 2, (h - side) // 2, side)]
+        edge = round(self.options.tile * min(h, w))
+        if edge:
+            xs, ys = (np.linspace(0, n - edge, max(2, round(1.6 * n / edge) - 1)).round().astype(int) for n in (w, h))
+            tiles += [(int(x), int(y), edge) for y in ys for x in xs]
+        return tiles
+
+    def _accept(self, body: Body, t: int) -> Body | None:
+        """The body when it is a plausible person in the image, else None."""
+        if body.presence < self.options.presence or body.roi.size < 8:
+            return None
+        mask = self._mask(body)
+        rows = np.flatnonzero(mask.any(1))
+        if not len(rows) or (rows[-1] - rows[0] + 1) * self.factor < self.options.min_height * self.height:
+            return None
+        inside = ((body.points[:33] >= 0) & (body.points[:33] < (self.width, self.height))).all(1)
+        sure = inside & (body.visibility > 0.5)
+        # A torso or a head at least must be seen: six sure joints, most of them on the silhouette.
+        if sure.sum() < 6:
+            return None
+        grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8))
+        return body if sample(grown, body.points[:33][sure] / self.factor).mean() > 0.6 else None
+
+    # --- compare
+
+    def _mask(self, body: Body) -> np.ndarray:
+        """bool mask of a body at flow size."""
+        if id(body) not in self._small:
+            h, w = (
+                (self.forward.shape[1:3])
+                if len(self.forward)
+                else (round(self.height / self.factor), round(self.width / self.factor))
+            )
+            mask = np.zeros((h, w), bool)
+            part, (ys, xs) = body.paste(self.height, self.width, 1 / self.factor)
+            mask[ys, xs] = (part > 0.5)[: h - ys.start, : w - xs.start]
+            self._small[id(body)] = mask
+            self._keep.append(body)
+        return self._small[id(body)]
+
+    def _same(self, a: Body, b: Body) -> bool:
+        """Whether two bodies of one frame are one person: silhouettes agree, or one holds the other at like place."""
+        A, B = self._mask(a), self._mask(b)
+        both = (A & B).sum()
+        small, union = min(A.sum(), B.sum()), (A | B).sum()
+        if union == 0:
+            return True
+        distance = np.linalg.norm(a.points[:33] - b.points[:33], axis=1)
+        near = np.median(distance) < 0.1 * max(a.next_roi.size, b.next_roi.size)
+        return both > 0.5 * union or both > 0.75 * small or (near and both > 0.3 * union)
+
+    def _look(self, body: Body, t: int) -> np.ndarray:
+        if t not in self._lab:
+            size = (self._mask(body).shape[1], self._mask(body).shape[0])
+            small = cv2.resize(self.frames[t], size, interpolation=cv2.INTER_AREA)
+            self._lab = {t: cv2.cvtColor(small, cv2.COLOR_RGB2LAB)}  # one frame at a time is looked at
+        return look(self._lab[t], self._mask(body), body, self.factor)
+
+    # --- identities
+
+    def _link(self, pieces: list[Person]) -> list[Person]:
+        """Join pieces of one person: assignment of ends to later starts by look, place and size."""
+        pieces = sorted((p for p in pieces if p.bodies), key=lambda p: (p.first, -len(p.bodies)))
+        cost = np.full((len(pieces), len(pieces)), 1e3)
+        for i, a in enumerate(pieces):
+            for j, b in enumerate(pieces):
+                if a.last < b.first:
+                    cost[i, j] = self._link_cost(a, b)
+        rows, columns = linear_sum_assignment(cost)
+        successor = {i: j for i, j in zip(rows, columns, strict=True) if cost[i, j] < 1}
+        people, taken = [], set(successor.values())
+        for i in range(len(pieces)):
+            if i in taken:
+                continue
+            person, j = pieces[i], successor.get(i)
+            while j is not None:
+                n, m = len(person.bodies), len(pieces[j].bodies)
+                merged = {**person.bodies, **pieces[j].bodies}
+                person = Person(merged, (person.look * n + pieces[j].look * m) / (n + m))
+                j = successor.get(j)
+            people.append(person)
+        return people
+
+    def _link_cost(self, a: Person, b: Person) -> float:
+        """Below 1 when b may continue a: colour distance and the jump in place and size, each over its limit."""
+        look = hellinger(a.look, b.look) / self.options.link_appearance
+        end, start = a.bodies[a.last], b.bodies[b.first]
+        size = 0.5 * (end.next_roi.size + start.next_roi.size)
+        gap = b.first - a.last
+        distance = np.linalg.norm(start.points[CENTRE] - end.points[CENTRE])
+        reach = size * (0.3 + 0.1 * gap)  # a body length in about a quarter of a second, at 16 fps, plus the camera
+        zoom = abs(np.log(start.next_roi.size / end.next_roi.size)) / (0.3 + 0.05 * gap)
+        if look > 1 or distance > 3 * reach or zoom > 2:
+            return 1e3
+        return 0.6 * look + 0.2 * min(distance / reach, 3) / 3 + 0.2 * min(zoom, 2) / 2
+
+    def _keep_reliable(self, people: list[Person], fps: float) -> list[Person]:
+        o = self.options
+        need = max(2, min(round(o.min_seconds * fps), len(self.frames) // 4))
+        kept = [
+            p
+            for p in people
+            if len(p.bodies) >= need and np.mean([b.presence for b in p.bodies.values()]) >= o.min_score
+        ]
+        return sorted(kept, key=lambda p: -sum(float(self._mask(b).sum()) for b in p.bodies.values()))
+
+
+def look(lab: np.ndarray, mask: np.ndarray, body: Body, factor: int) -> np.ndarray:
+    """Colour histograms of head, torso and legs, float32 [3,320], each summing to 1 (or 0 where too little is seen).
+
+    lab uint8 [h,w,3]; mask bool [h,w]; 5 x 8 x 8 bins of L, a, b, the chroma bins 10 units wide around grey.
+    """
+    ys, xs = np.nonzero(mask)
+    shoulders = body.points[[LEFT_SHOULDER, RIGHT_SHOULDER]].mean(0) / factor
+    hips = body.points[[LEFT_HIP, RIGHT_HIP]].mean(0) / factor
+    axis = hips - shoulders
+    along = ((np.stack([xs, ys], -1) + 0.5 - shoulders) @ axis) / max(float(axis @ axis), 1e-6)
+    part = (along > 0).astype(int) + (along > 1)
+    L, a, b = lab[ys, xs].astype(int).T
+    bins = (L // 52) * 64 + np.clip((a - 88) // 10, 0, 7) * 8 + np.clip((b - 88) // 10, 0, 7)
+    out = np.stack([np.bincount(bins[part == k], minlength=320) for k in range(3)]).astype(np.float32)
+    total = out.sum(1, keepdims=True)
+    return np.where(total >= 6, out / np.maximum(total, 1), 0).astype(np.float32)
+
+
+def hellinger(a: np.ndarray, b: np.ndarray) -> float:
+    """Hellinger distance in [0,1] of two looks, mean over the parts that both have (0.5 when there is none)."""
+    common = (a.sum(1) > 0) & (b.sum(1) > 0)
+    if not common.any():
+        return 0.5
+    p, q = (x[common] / x[common].sum(1, keepdims=True) for x in (a, b))
+    return float(np.sqrt(np.clip(1 - np.sqrt(p * q).sum(1), 0, 1)).mean())
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two bool masks; 0 when both are empty."""
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 0.0
