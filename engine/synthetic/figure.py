@@ -14,7 +14,7 @@ from engine.synthetic.mesh import Material, Mesh, box, capsule, ellipsoid, loft,
 HIP, SHOULDER, NECK = 0.53, 0.815, 0.845
 THIGH, SHIN, FOOT = 0.245, 0.246, 0.039  # the three add up to HIP
 UPPER_ARM, FOREARM = 0.175, 0.150
-HIP_WIDTH, SHOULDER_WIDTH = 0.052, 0.112
+HIP_WIDTH, SHOULDER_WIDTH = 0.052, 0.110
 LEG = THIGH + SHIN
 
 SHIRTS = ((0.80, 0.16, 0.14), (0.13, 0.36, 0.78), (0.93, 0.73, 0.12), (0.16, 0.56, 0.30), (0.58, 0.24, 0.62))
@@ -91,7 +91,7 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     face.append(ellipsoid((0, -0.46 * r, front - 0.011), (0.021, 0.0065, 0.007), lips, 10))
 
     upper, fore = UPPER_ARM * s, FOREARM * s
-    sleeve = capsule(upper, 0.034 * s, 0.026 * s, shirt)
+    sleeve = capsule(upper, 0.030 * s, 0.025 * s, shirt)
     arm = capsule(fore, 0.0235 * s, 0.016 * s, skin)
     cuff = capsule(0.25 * fore, 0.0265 * s, 0.026 * s, shirt)
     hand = ellipsoid((0, fore + 0.040 * s, 0.004), (0.014 * s, 0.046 * s, 0.024 * s), skin, 12)
@@ -156,7 +156,7 @@ def skeleton(figure: Figure, phase: float, effort: float) -> dict[str, np.ndarra
         out[f"{name} thigh"], out[f"{name} shin"] = thigh, shin
         out[f"{name} foot"] = shin @ _at(0, SHIN * s, 0) @ _turn("x", -ankle) @ _turn("y", side * 0.10)
         arm = -0.85 * swing * np.cos(p)
-        shoulder = torso @ _at(side * SHOULDER_WIDTH * s, -(SHOULDER - HIP - 0.012) * s, 0)
+        shoulder = torso @ _at(side * SHOULDER_WIDTH * s, -(SHOULDER - HIP - 0.022) * s, 0)
         upper = shoulder @ _turn("z", -side * 0.11) @ _turn("x", arm)
         out[f"{name} upper arm"] = upper
         elbow = 0.18 + effort * (0.20 + 0.25 * max(0.0, arm))

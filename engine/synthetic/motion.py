@@ -39,23 +39,23 @@ def _follow(kind: str, agents: int, rng: np.random.Generator, t: np.ndarray, fac
     first = rng.choice([-1, 1])
     for i in range(1, agents):  # alternately left and right of the leader's line, at alternating distances
         side = first * (-1) ** i * (0.75 + 0.40 * ((i - 1) // 2))
-        ahead = 4.0 + 0.7 * (i % 2) + rng.uniform(-0.2, 0.2)
+        ahead = 4.3 + 0.7 * (i % 2) + rng.uniform(-0.2, 0.2)
         w, p = rng.uniform(0.7, 1.1), rng.uniform(0, 2 * np.pi)
         x = side + 0.30 * np.sin(w * t + p)
-        z = speed * t + ahead + 0.40 * np.sin(0.9 * w * t + p + 1)
+        z = speed * t + ahead + 0.30 * np.sin(0.9 * w * t + p + 1)
         out.append((np.stack([x, z], -1), face_to_face and i == 1))
     return out
 
 
 def _orbit(kind: str, agents: int, rng: np.random.Generator, t: np.ndarray) -> list:
-    radius, rate = (4.1, 0.20) if kind == "street" else (3.7, 0.20)
-    start, turn = np.pi + rng.uniform(-0.4, 0.4), rng.choice([-1, 1])
+    radius, rate = (4.7, 0.20) if kind == "street" else (4.4, 0.18)
+    start, turn = np.pi + rng.uniform(-0.15, 0.15), rng.choice([-1, 1])
     angle = start - turn * rate * t[-1] / 2 + turn * rate * t
     out = [(np.array([0, radius]) + radius * np.stack([np.sin(angle), np.cos(angle)], -1), False)]
     spin, first = rng.choice([-1, 1]) * 0.95, rng.uniform(0, 2 * np.pi)
     for i in range(1, agents):
         a = first + 2 * np.pi * (i - 1) / max(agents - 1, 1) + spin * t
-        out.append((np.array([0, radius]) + 0.85 * np.stack([np.sin(a), np.cos(a)], -1), False))
+        out.append((np.array([0, radius]) + 0.72 * np.stack([np.sin(a), np.cos(a)], -1), False))
     return out
 
 

@@ -80,7 +80,7 @@ def _street(rng: np.random.Generator) -> Scenery:
     direction = np.array(
         [np.cos(elevation) * np.sin(azimuth), -np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
     )
-    return Scenery(merge(parts), Light(direction, None, 0.95, 0.42), open_air=True)
+    return Scenery(merge(parts), Light(direction, None, 1.1, 0.48), open_air=True)
 
 
 def _house(rng: np.random.Generator, side: int, z: float, width: float) -> Mesh:
@@ -259,7 +259,7 @@ def _room(rng: np.random.Generator) -> Scenery:
     parts.append(moved(_plant(rng), yaw_pose(0, (-3.2, 0, z1 - 0.8))))
     parts.append(moved(_sofa(rng), yaw_pose(0, (rng.uniform(-0.5, 1.5), 0, z1 - 0.75))))
     lamp = np.array([rng.uniform(-1.2, 1.2), -height + 0.25, rng.uniform(2.5, 4.5)])
-    return Scenery(merge(parts), Light(np.array([0.0, -1, 0]), lamp, 0.75, 0.52), open_air=False)
+    return Scenery(merge(parts), Light(np.array([0.0, -1, 0]), lamp, 1.0, 0.44), open_air=False)
 
 
 def _shelf(x: float) -> Mesh:

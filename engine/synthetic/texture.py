@@ -78,9 +78,9 @@ def wood(rng):
 
 
 def asphalt(rng):
-    speck = np.clip(noise(rng, 0.3), -2.5, 2.5)
+    speck = np.clip(noise(rng, 0.75), -2.5, 2.5)
     crack = np.abs(noise(rng, 1.9)) < 0.006
-    return _paint(1 + 0.10 * speck + 0.07 * noise(rng, 1.4) - 0.4 * crack, (0.36, 0.36, 0.37))
+    return _paint(1 + 0.15 * speck + 0.07 * noise(rng, 1.4) - 0.4 * crack, (0.36, 0.36, 0.37))
 
 
 def grass(rng):
