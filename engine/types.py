@@ -106,6 +106,7 @@ class GeometryEstimate:
     log_scale_sigma  standard deviation of the log of the metric scale, over the whole clip
     K_source   "user", "metadata", "estimated" or "prior"
     up         float32 [3] unit up direction in the first camera's frame, or None
+    normals    float16 [T,H,W,3] unit surface normals in each frame's camera, when they were asked for, else None
     """
 
     K: np.ndarray
@@ -117,6 +118,7 @@ class GeometryEstimate:
     log_scale_sigma: float = 0.1
     K_source: str = "estimated"
     up: np.ndarray | None = None
+    normals: np.ndarray | None = None
     models: dict[str, Any] = field(default_factory=dict)
 
 
@@ -201,12 +203,17 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A coloured point cloud in world metres: xyz float32 [P,3], rgb uint8 [P,3], frame int32 [P] (source frame)."""
+    """A coloured point cloud in world metres: xyz float32 [P,3], rgb uint8 [P,3], frame int32 [P] (source frame).
+
+    size float32 [P] is the edge in metres of the surface patch that each point stands for: `grain` pixels of its
+    source frame, so a reader derives it from the sample as grain * z / f (`engine.geometry.cloud.point_size`).
+    None = unknown.
+    """
 
     xyz: np.ndarray
     rgb: np.ndarray
     frame: np.ndarray
-    voxel: float = 0.0  # edge of the fusion voxel, metres; 0 when not fused
+    size: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,9 @@ def _scatter_discs(xyz, start, stop, P, radius, key):
         for py in range(max(0, int(np.ceil(v - radius - 0.5))), min(height - 1, int(np.floor(v + radius - 0.5))) + 1):
             dy = py + 0.5 - v
             reach = radius * radius - dy * dy
-            for px in range(max(0, int(np.ceil(u - radius - 0.5))), min(width - 1, int(np.floor(u + radius - 0.5))) + 1):
+            for px in range(
+                max(0, int(np.ceil(u - radius - 0.5))), min(width - 1, int(np.floor(u + radius - 0.5))) + 1
+            ):
                 dx = px + 0.5 - u
                 if dx * dx <= reach:
                     _put(key, py, px, w, i)

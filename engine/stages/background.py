@@ -1,0 +1,56 @@
+"""Anchor and holistic backgrounds from the same depth, poses and scale."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.geometry.cloud import Views, back_project, clean_depth, consistent, fuse, point_size, sample_colours
+from engine.options import option
+from engine.types import Camera, Clip, Cloud, Scene
+
+
+@dataclass
+class BackgroundOptions:
+    max_points: int = option(1_000_000, "points of the holistic cloud at most; the pixel grain coarsens to meet it")
+    frames: int = option(41, "frames fused into the holistic cloud, spread over the clip; 0 = all. 41 of 81 keep 95 %")
+    median: int = option(5, "side in pixels of the depth median that removes flying pixels: 0 (off), 3 or 5")
+    flying: float = option(0.1, "relative deviation from that median above which a pixel is dropped")
+    min_confidence: float = option(0.05, "pixels below this depth confidence (0..1) are left out")
+    threads: int = option(1, "threads that render while fusing")
+
+
+def build_backgrounds(clip: Clip, scene: Scene, camera: Camera, options: BackgroundOptions) -> tuple[Cloud, Cloud]:
+    """(anchor, holistic) clouds of the clip's static world.
+
+    Anchor: the static pixels of frame 0. Holistic: the static pixels of `options.frames` frames, fused. Both use
+    scene.depth * camera.scale_t and the same poses. Either may be empty when nothing static has depth.
+    """
+    views = Views(
+        depth=scene.depth,
+        confidence=scene.confidence,
+        static=scene.static & (scene.confidence >= options.min_confidence),
+        sky=scene.sky,
+        K=camera.K,
+        c2w=camera.c2w,
+        scale=camera.scale_t,
+    )
+    return _anchor(clip, views, options), _holistic(clip, views, options)
+
+
+def _anchor(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:
+    depth = clean_depth(views.depth[0], options.median, options.flying) * np.float32(views.scale[0])
+    keep = views.static[0] & (depth > 0)
+    xyz = back_project(depth, keep, views.K[0], views.c2w[0])
+    frame = np.zeros(len(xyz), np.int32)
+    return Cloud(xyz, clip.frames[0][keep], frame, point_size(xyz, frame, views.K, views.c2w))
+
+
+def _holistic(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:
+    total = len(views.depth)
+    count = total if options.frames <= 0 else min(options.frames, total)
+    frames = np.unique(np.rint(np.linspace(0, total - 1, count)).astype(int))
+    fused, _, tolerance = fuse(views, frames, options.max_points, options.median, options.flying, options.threads)
+    keep = consistent(fused, views, frames, tolerance)
+    xyz, frame = fused.xyz[keep], fused.frame[keep]
+    rgb = sample_colours(xyz, frame, clip.frames, views.K, views.c2w)
+    return Cloud(xyz, rgb, frame, fused.size[keep])
