@@ -1,6 +1,29 @@
-"""The plan: an append-only list of units in immutable generations (`_plan/g0000.parquet`, `_plan/g0001.parquet`, ...)."""
+"""The plan: an append-only list of units in immutable generations (`_plan/g0000.parquet`, `_plan/g0001.parquet`, ...).
 
-from dataclasses import dataclass
+A shard never crosses a generation, so its bytes do not depend on when later videos arrived.
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards import schema
+from shards.store import StorageError, Store
+
+COLUMNS = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("payload", pa.string()),
+        ("attempt", pa.int32()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -26,4 +49,94 @@ class Unit:
     @property
     def ident(self) -> str:
         """Name of this attempt in `_work/` and `_fail/`."""
-        return self.unit if self.attempt == 0 else f"{self.unit}-r{self.attempt}"
+        return ident(self.unit, self.attempt)
+
+
+def ident(unit: str, attempt: int) -> str:
+    return unit if attempt == 0 else f"{unit}-r{attempt}"
+
+
+class Plan:
+    """All generations of an output, read once and extended by `extend` (under the lease)."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        names = sorted(entry.path for entry in store.list("_plan") if entry.path.endswith(".parquet"))
+        expected = [_path(i) for i in range(len(names))]
+        if names != expected:
+            raise StorageError(
+                f"{store.url}/_plan: expected generations g0000 to g{len(names) - 1:04d} without gaps, found {names}; "
+                "restore the missing file from a backup or start a new output"
+            )
+        self.generations: list[pa.Table] = [pq.read_table(io.BytesIO(store.read(name))) for name in names]
+        self._idents = [self._names(table) for table in self.generations]
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self.generations)
+
+    def idents(self, generation: int) -> list[str]:
+        """Names of the attempts of one generation, in plan order."""
+        return self._idents[generation]
+
+    def all_idents(self) -> Iterator[str]:
+        for names in self._idents:
+            yield from names
+
+    def unit(self, generation: int, row: int) -> Unit:
+        return Unit(**self.generations[generation].slice(row, 1).to_pylist()[0])
+
+    def units(self, wanted: set[str] | None = None) -> Iterator[Unit]:
+        """The units in plan order, all or those whose ident is wanted; rows are made only for these."""
+        for table, names in zip(self.generations, self._idents, strict=True):
+            rows = [i for i, name in enumerate(names) if wanted is None or name in wanted]
+            for start in range(0, len(rows), 1024):
+                for row in table.take(rows[start : start + 1024]).to_pylist():
+                    yield Unit(**row)
+
+    def extend(self, units: Iterable[Unit]) -> int:
+        """Append the units whose ident and key are not planned yet as a new generation; returns how many.
+
+        The same content under a second URI has the same key: its first unit stands for it.
+        """
+        idents = set(self.all_idents())
+        keys = {key for table in self.generations for key in table["key"].to_pylist()}
+        new = []
+        for unit in units:
+            if not schema.KEY.match(unit.key):
+                raise ValueError(f"unit {unit.unit}: key {unit.key!r} is not of the form {schema.KEY.pattern}")
+            if unit.ident in idents or (unit.attempt == 0 and unit.key in keys):
+                continue
+            idents.add(unit.ident)
+            keys.add(unit.key)
+            new.append(unit)
+        if new:
+            self._append(new)
+        return len(new)
+
+    def retry(self, failed: set[str]) -> int:
+        """Plan a new attempt, in a new generation, of every failed attempt that has none yet; returns how many."""
+        idents = set(self.all_idents())
+        again = (replace(unit, attempt=unit.attempt + 1) for unit in self.units(failed))
+        new = [unit for unit in again if unit.ident not in idents]
+        if new:
+            self._append(new)
+        return len(new)
+
+    def _append(self, units: list[Unit]) -> None:
+        table = pa.table({name: [getattr(unit, name) for unit in units] for name in COLUMNS.names}, schema=COLUMNS)
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        path = _path(len(self.generations))
+        if not self.store.put_new(path, sink.getvalue()):
+            raise StorageError(f"{self.store.url}/{path}: another driver planned at the same time; start again")
+        self.generations.append(table)
+        self._idents.append(self._names(table))
+
+    @staticmethod
+    def _names(table: pa.Table) -> list[str]:
+        units, attempts = table["unit"].to_pylist(), table["attempt"].to_pylist()
+        return [ident(unit, attempt) for unit, attempt in zip(units, attempts, strict=True)]
+
+
+def _path(generation: int) -> str:
+    return f"_plan/g{generation:04d}.parquet"
