@@ -173,12 +173,14 @@ def _merge(
                 qx = w2c[0, 0] * p0 + w2c[0, 1] * p1 + w2c[0, 2] * p2 + w2c[0, 3]
                 qy = w2c[1, 0] * p0 + w2c[1, 1] * p1 + w2c[1, 2] * p2 + w2c[1, 3]
                 qx, qy = qx / z, qy / z
-                own = int(np.floor(fx * qx + skew * qy + cx)) == x and int(np.floor(fy * qy + cy)) == y
+                u, v = fx * qx + skew * qy + cx, fy * qy + cy
+                own = int(np.floor(u)) == x and int(np.floor(v)) == y
                 if d < z * (1 - tolerance):
                     slot = count  # something nearer
                 elif not own:
                     continue
                 elif d <= z * (1 + tolerance):
+                    d = _depth_at(depth, u - 0.5, v - 0.5, d, tolerance)
                     residual[y, x] = np.log(d / z)
                     w = sure / (d * d)
                     if edge < FINER * size[i]:
@@ -208,6 +210,23 @@ def _merge(
                 xyz[slot, a] = d * (c2w[a, 0] * ray_x + c2w[a, 1] * ray_y + c2w[a, 2]) + c2w[a, 3]
             size[slot], weight[slot], votes[slot], frame[slot] = edge, sure / (d * d), sure, t
     return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _depth_at(depth, u, v, nearest, tolerance):
+    """Depth between pixel centres, bilinear in 1/z (exact on planes); `nearest` at the border and across edges."""
+    x, y = int(np.floor(u)), int(np.floor(v))
+    if x < 0 or y < 0 or x + 1 >= depth.shape[1] or y + 1 >= depth.shape[0]:
+        return nearest
+    a, b = u - x, v - y
+    inverse = 0.0
+    for j in range(2):
+        for i in range(2):
+            d = np.float64(depth[y + j, x + i])
+            if abs(d - nearest) > tolerance * nearest:
+                return nearest
+            inverse += (b if j else 1 - b) * (a if i else 1 - a) / d
+    return 1.0 / inverse
 
 
 def consistent(fused: Fused, views: Views, frames: np.ndarray, tolerance: float) -> np.ndarray:

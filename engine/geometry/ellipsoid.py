@@ -11,7 +11,7 @@ import numpy as np
 from engine.geometry.camera import invert, transform
 
 SIGMAS = 2.5  # standard deviations at the surface
-AMBIENT = 0.35  # share of the colour that a surface seen edge-on keeps; the rest is Lambert's cosine to the camera
+AMBIENT = 0.35  # share of the colour that the rim keeps; the rest falls with Lambert's cosine to the camera
 
 # matplotlib's tab20: ten strong colours, then their ten light partners, so that neighbours in number differ in hue.
 TAB20 = np.array(
@@ -60,7 +60,7 @@ def draw_ellipsoid(
     sigmas: float = SIGMAS,
     soft: bool = False,
 ) -> None:
-    """Draw subject `label` into rgb uint8 [H,W,3], depth float32 [H,W] (metres, 0 = hole) and ids uint8 [H,W], in place.
+    """Draw one subject into rgb uint8 [H,W,3], depth float32 [H,W] (metres, 0 = hole), ids uint8 [H,W], in place.
 
     mean [3], cov [3,3] in world metres; K [3,3] pixels; c2w [4,4]. Where the surface is nearer than `depth` the
     pixel takes its depth, its label and its shaded colour. soft = True blends the colour with the projected
@@ -105,9 +105,8 @@ def _draw(rgb, depth, ids, m, A, label, colour, K, box, soft, centre, footprint)
             z = c / (b + np.sqrt(inside))  # the nearer root, without cancellation
             if z <= 0 or (depth[y, x] > 0 and z >= depth[y, x]):
                 continue
-            n0, n1, n2 = z * g0 - Am0, z * g1 - Am1, z * g2 - Am2
-            cosine = -(n0 * rx + n1 * ry + n2) / np.sqrt((n0 * n0 + n1 * n1 + n2 * n2) * (rx * rx + ry * ry + 1.0))
-            shade = AMBIENT + (1.0 - AMBIENT) * max(cosine, 0.0)
+            # cosine on the unit sphere that the ellipsoid is a stretched copy of: a thin one still reads as round
+            shade = AMBIENT + (1.0 - AMBIENT) * np.sqrt(inside / a)
             alpha = 1.0
             if soft:
                 u, v = x + 0.5 - centre[0], y + 0.5 - centre[1]

@@ -19,6 +19,7 @@ threads, which none of numba's own threading layers is everywhere.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -89,7 +90,7 @@ def splat(
         return key
 
     cuts = np.linspace(0, len(xyz), max(1, threads) + 1).astype(int)
-    parts = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [slice(a, b) for a, b in pairwise(cuts)]
     if len(parts) == 1:
         key = scatter(parts[0])
     else:
