@@ -10,17 +10,15 @@ a sample or byte limit or at the end of a plan generation. So its bytes depend o
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards import index
 from shards.lease import Lease
 from shards.plan import Plan
+from shards.records import RECORD_VERSION, commit_path, read_commit, read_commits
 from shards.store import StorageError, Store
 from shards.writer import END, fail_path, json_bytes, sha256, tar_entries, work_path
-
-RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -38,32 +36,6 @@ class Cursor:
     number: int = 0
     generation: int = 0
     row: int = 0
-
-
-def commit_path(number: int) -> str:
-    return f"_commits/{number:06d}.json"
-
-
-def commit_numbers(store: Store) -> list[int]:
-    """Numbers of all commit records, ascending."""
-    return sorted(int(e.path[-11:-5]) for e in store.list("_commits") if e.path.endswith(".json"))
-
-
-def read_commit(store: Store, number: int) -> dict:
-    """One commit record; ValueError when it is damaged."""
-    try:
-        record = json.loads(store.read(commit_path(number)))
-        if record["version"] != RECORD_VERSION or record["number"] != number:
-            raise ValueError(f"version {record['version']}, number {record['number']}")
-        return record
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{store.url}/{commit_path(number)}: damaged commit record: {error}") from error
-
-
-def read_commits(store: Store) -> Iterator[dict]:
-    """Every commit record in order, one in memory at a time."""
-    for number in commit_numbers(store):
-        yield read_commit(store, number)
 
 
 class Assembler:
@@ -98,6 +70,7 @@ class Assembler:
             if size >= 0:
                 if self._pending and (self._pending_bytes + size + len(END) > self.limits.bytes):
                     done.append(self._commit())
+                    continue
                 self._pending.append((self.cursor.row, ident))
                 self._pending_bytes += size
             self.cursor.row += 1
@@ -137,12 +110,13 @@ class Assembler:
             self.lease.check()
             if not self.store.put_new(commit_path(number), json_bytes(record)):
                 record = self._follow(number, shard)
+                self.cursor.generation, self.cursor.row = record["generation"], record["rows"][1]
         self.lease.check()
         for sample in record["samples"]:
             self.store.delete(work_path(sample["unit"]))
             self._known.pop(sample["unit"], None)
             self.committed.add(sample["unit"])
-        self.cursor = Cursor(number + 1, generation, self.cursor.row)
+        self.cursor.number += 1
         self._pending, self._pending_bytes = [], 0
         return shard
 
@@ -191,7 +165,6 @@ class Assembler:
                     )
                 self.store.delete(shard)
                 self.store.put_new(shard, path)
-        self.cursor.row = record["rows"][1]
         return record
 
 

@@ -1,4 +1,4 @@
-"""The manifest: one row per sample, as parquet for filters and as a small json, both rebuilt from the commit records."""
+"""The manifest: one row per sample (parquet, for filters) and a small json, both rebuilt from the commit records."""
 
 import io
 import json
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shards.records import commit_numbers, read_commits
 from shards.schema import QUALITY
 from shards.store import Store
 from shards.writer import json_bytes, sha256
@@ -91,26 +92,53 @@ def flat(sample: dict, shard: str) -> dict:
 
 def rebuild(store: Store) -> dict:
     """Write the manifest and the summary from the commits; returns the summary. Equal commits give equal bytes."""
-    from shards.commit import read_commits
-
-    sink, shards, samples, digest = io.BytesIO(), [], 0, []
+    sink, shards = io.BytesIO(), []
     with pq.ParquetWriter(sink, COLUMNS, compression="zstd") as writer:
-        batch: list[dict] = []
-        for record in read_commits(store):
-            batch += manifest_rows(record)
-            samples += len(record["samples"])
-            digest.append(f"{record['shard']} {record['sha256']}")
-            shards.append({k: record[k] for k in ("shard", "number", "bytes", "sha256")})
-            shards[-1]["samples"] = len(record["samples"])
-            if len(batch) >= PARTITION:
-                writer.write_table(pa.Table.from_pylist(batch, schema=COLUMNS))
-                batch = []
-        if batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema=COLUMNS))
-    summary = {"version": 1, "samples": samples, "shards": shards, "manifest": sha256("\n".join(digest).encode())}
+        for table in _tables(store, shards):
+            writer.write_table(table)
+    summary = _summary(shards)
     store.put(MANIFEST, sink.getvalue())
     store.put(SUMMARY, json_bytes(summary))
     return summary
+
+
+def load(store: Store) -> tuple[pa.Table, dict]:
+    """(manifest, summary). A stored index that is missing, damaged or behind the commits is made anew in memory."""
+    try:
+        summary = json.loads(store.read(SUMMARY))
+        table = pq.read_table(io.BytesIO(store.read(MANIFEST)))
+        if [s["number"] for s in summary["shards"]] == commit_numbers(store) and len(table) == summary["samples"]:
+            return table, summary
+    except (FileNotFoundError, ValueError, KeyError, TypeError, pa.ArrowException):
+        pass
+    shards: list[dict] = []
+    tables = list(_tables(store, shards))
+    return pa.concat_tables(tables) if tables else COLUMNS.empty_table(), _summary(shards)
+
+
+def _tables(store: Store, shards: list[dict]) -> Iterator[pa.Table]:
+    """The manifest in pieces of about PARTITION rows; appends an entry per shard to `shards`."""
+    batch: list[dict] = []
+    for record in read_commits(store):
+        batch += manifest_rows(record)
+        shard = {k: record[k] for k in ("shard", "number", "bytes", "sha256")}
+        shards.append(shard | {"samples": len(record["samples"])})
+        if len(batch) >= PARTITION:
+            yield pa.Table.from_pylist(batch, schema=COLUMNS)
+            batch = []
+    if batch:
+        yield pa.Table.from_pylist(batch, schema=COLUMNS)
+
+
+def _summary(shards: list[dict]) -> dict:
+    """`manifest` identifies the samples and their order: what a reader's saved state refers to."""
+    content = "\n".join(f"{shard['shard']} {shard['sha256']}" for shard in shards)
+    return {
+        "version": 1,
+        "samples": sum(shard["samples"] for shard in shards),
+        "shards": shards,
+        "manifest": sha256(content.encode()),
+    }
 
 
 def manifest_rows(record: dict) -> Iterator[dict]:
@@ -118,25 +146,3 @@ def manifest_rows(record: dict) -> Iterator[dict]:
     for sample in record["samples"]:
         members = [{"name": name, **entry} for name, entry in sorted(sample["members"].items())]
         yield flat(sample, record["shard"]) | {"members": members}
-
-
-def load(store: Store) -> tuple[pa.Table, dict]:
-    """(manifest, summary). When the stored index is missing, damaged or older than the commits, it is made in memory."""
-    from shards.commit import commit_numbers, read_commits
-
-    numbers = commit_numbers(store)
-    try:
-        summary = json.loads(store.read(SUMMARY))
-        table = pq.read_table(io.BytesIO(store.read(MANIFEST)))
-        if [s["number"] for s in summary["shards"]] == numbers and len(table) == summary["samples"]:
-            return table, summary
-    except (FileNotFoundError, ValueError, KeyError, pa.ArrowException):
-        pass
-    rows, shards, digest = [], [], []
-    for record in read_commits(store):
-        rows += manifest_rows(record)
-        digest.append(f"{record['shard']} {record['sha256']}")
-        shards.append({k: record[k] for k in ("shard", "number", "bytes", "sha256")})
-        shards[-1]["samples"] = len(record["samples"])
-    summary = {"version": 1, "samples": len(rows), "shards": shards, "manifest": sha256("\n".join(digest).encode())}
-    return pa.Table.from_pylist(rows, schema=COLUMNS), summary

@@ -63,8 +63,8 @@ class Lease:
             raise LeaseLost(f"{self.store.url}: this driver does not hold the lease")
         if self.store.exists(_ticket(self.epoch + 1)):
             raise LeaseLost(
-                f"{self.store.url}: another driver took the lease over (epoch {self.epoch + 1}) because this one gave no "
-                f"heartbeat for {self.ttl_s:.0f} s; this driver stops, nothing is lost"
+                f"{self.store.url}: another driver took the lease over (epoch {self.epoch + 1}) because this one gave "
+                f"no heartbeat for {self.ttl_s:.0f} s; this driver stops, nothing is lost"
             )
 
     def release(self) -> None:
@@ -171,7 +171,8 @@ def _describe(store: Store, holder: dict) -> str:
     process, silent = holder["process"], time.time() - holder["heartbeat"]
     return (
         f"{store.url}: another driver is at work (host {process['host']}, pid {process['pid']}, last heartbeat "
-        f"{silent:.0f} s ago); wait for it, or stop it; its lease ends {2 * holder['ttl_s']:.0f} s after its last heartbeat"
+        f"{silent:.0f} s ago); wait for it, or stop it; its lease ends {2 * holder['ttl_s']:.0f} s after its last "
+        "heartbeat"
     )
 
 

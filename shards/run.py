@@ -23,9 +23,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from shards import index
-from shards.commit import Assembler, ShardLimits, read_commits
+from shards.commit import Assembler, ShardLimits
 from shards.lease import TTL_S, Lease, read_lease
 from shards.plan import Plan, Unit
+from shards.records import read_commits
 from shards.schema import SCHEMA_VERSION
 from shards.store import Store, open_store
 from shards.writer import Spool, json_bytes, sha256, work_path
@@ -71,7 +72,7 @@ class Run:
         lease_ttl_s: float = TTL_S,
         wait_s: float = 0,
     ) -> "Run":
-        """Take the lease of the output and check that it was begun with the same `config` (plain JSON), name and limits.
+        """Take the lease of the output; check that it was begun with the same `config` (plain JSON), name and limits.
 
         LeaseHeld when another driver lives (after waiting `wait_s`); RunMismatch with a diff when the config differs.
         """
