@@ -25,7 +25,7 @@ HAIRS = ((0.16, 0.11, 0.08), (0.36, 0.24, 0.13), (0.08, 0.08, 0.09), (0.62, 0.47
 
 @dataclass(frozen=True)
 class Figure:
-    """stature in metres; parts: mesh per bone in the bone's own frame; stride in metres of way per gait cycle (two steps)."""
+    """stature in metres; parts: mesh per bone in the bone's own frame; stride in metres a gait cycle (two steps)."""
 
     stature: float
     parts: tuple[tuple[str, Mesh], ...]
@@ -54,22 +54,32 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     belt = Material("fabric", 0.3, (0.14, 0.10, 0.08))
 
     pelvis = loft(
-        [(-0.070 * s, 0.010, 0.010, 0)]
-        + [(-0.065 * s, 0.082 * s, 0.062 * s, 0), (-0.01 * s, 0.093 * s, 0.070 * s, -0.005)]
-        + [(0.030 * s, 0.090 * s, 0.066 * s, -0.005), (0.055 * s, 0.06 * s, 0.045 * s, 0), (0.062 * s, 0.01, 0.01, 0)],
+        [
+            (-0.070 * s, 0.010, 0.010, 0),
+            (-0.065 * s, 0.082 * s, 0.062 * s, 0),
+            (-0.01 * s, 0.093 * s, 0.070 * s, -0.005),
+            (0.030 * s, 0.090 * s, 0.066 * s, -0.005),
+            (0.055 * s, 0.06 * s, 0.045 * s, 0),
+            (0.062 * s, 0.01, 0.01, 0),
+        ],
         trousers,
         20,
     )
-    waist = loft(
-        [(-0.078 * s, 0.085 * s, 0.065 * s, 0), (-0.060 * s, 0.087 * s, 0.066 * s, 0)], belt, 20
-    )
+    waist = loft([(-0.078 * s, 0.085 * s, 0.065 * s, 0), (-0.060 * s, 0.087 * s, 0.066 * s, 0)], belt, 20)
     # Torso frame: origin at the pelvis joint, chest above (y negative).
     rise = SHOULDER - HIP
     chest = loft(
-        [(-(rise + 0.028) * s, 0.012, 0.012, 0), (-(rise + 0.024) * s, 0.045 * s, 0.040 * s, 0)]
-        + [(-(rise + 0.006) * s, 0.104 * s, 0.052 * s, 0), (-(rise - 0.030) * s, 0.112 * s, 0.064 * s, 0.004)]
-        + [(-(rise - 0.085) * s, 0.102 * s, 0.068 * s, 0.006), (-0.120 * s, 0.086 * s, 0.062 * s, 0.004)]
-        + [(-0.065 * s, 0.089 * s, 0.066 * s, 0), (-0.040 * s, 0.094 * s, 0.071 * s, 0), (-0.038 * s, 0.01, 0.01, 0)],
+        [
+            (-(rise + 0.028) * s, 0.012, 0.012, 0),
+            (-(rise + 0.024) * s, 0.045 * s, 0.040 * s, 0),
+            (-(rise + 0.006) * s, 0.104 * s, 0.052 * s, 0),
+            (-(rise - 0.030) * s, 0.112 * s, 0.064 * s, 0.004),
+            (-(rise - 0.085) * s, 0.102 * s, 0.068 * s, 0.006),
+            (-0.120 * s, 0.086 * s, 0.062 * s, 0.004),
+            (-0.065 * s, 0.089 * s, 0.066 * s, 0),
+            (-0.040 * s, 0.094 * s, 0.071 * s, 0),
+            (-0.038 * s, 0.01, 0.01, 0),
+        ],
         shirt,
         22,
     )

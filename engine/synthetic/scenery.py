@@ -77,9 +77,7 @@ def _street(rng: np.random.Generator) -> Scenery:
     for x in np.linspace(-24, 24, 9):
         parts.append(_tree(rng, (x + rng.uniform(-1, 1), z1 - 3)))
     azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 0.95)
-    direction = np.array(
-        [np.cos(elevation) * np.sin(azimuth), -np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
-    )
+    direction = np.array([np.cos(elevation) * np.sin(azimuth), -np.sin(elevation), np.cos(elevation) * np.cos(azimuth)])
     return Scenery(merge(parts), Light(direction, None, 1.1, 0.48), open_air=True)
 
 
@@ -194,8 +192,16 @@ def _car(rng: np.random.Generator, at: tuple[float, float]) -> Mesh:
     lamp, plate = Material("skin", 1.0, (0.95, 0.92, 0.8)), Material(f"poster{rng.integers(4)}", 0.5)
     # Lofts run along y; the car's length lies along it first and is then turned to z.
     body = loft(
-        [(-2.0, 0.05, 0.05, 0.10), (-2.0, 0.70, 0.22, 0.12), (-1.9, 0.80, 0.28, 0.08), (-0.9, 0.84, 0.36, 0.02)]
-        + [(1.1, 0.84, 0.36, 0.02), (1.9, 0.80, 0.32, 0.05), (2.0, 0.70, 0.24, 0.08), (2.0, 0.05, 0.05, 0.08)],
+        [
+            (-2.0, 0.05, 0.05, 0.10),
+            (-2.0, 0.70, 0.22, 0.12),
+            (-1.9, 0.80, 0.28, 0.08),
+            (-0.9, 0.84, 0.36, 0.02),
+            (1.1, 0.84, 0.36, 0.02),
+            (1.9, 0.80, 0.32, 0.05),
+            (2.0, 0.70, 0.24, 0.08),
+            (2.0, 0.05, 0.05, 0.08),
+        ],
         lacquer,
         28,
     )
@@ -209,7 +215,9 @@ def _car(rng: np.random.Generator, at: tuple[float, float]) -> Mesh:
     car = [moved(mesh, lay) for mesh in (body, cabin, top)]
     for x in (-0.78, 0.78):
         for z in (-1.25, 1.25):
-            wheel = loft([(-0.1, 0.02, 0.02, 0), (-0.1, 0.31, 0.31, 0), (0.1, 0.31, 0.31, 0), (0.1, 0.02, 0.02, 0)], tyre)
+            wheel = loft(
+                [(-0.1, 0.02, 0.02, 0), (-0.1, 0.31, 0.31, 0), (0.1, 0.31, 0.31, 0), (0.1, 0.02, 0.02, 0)], tyre
+            )
             roll = np.array([[0, 1, 0, x], [-1, 0, 0, -0.31], [0, 0, 1, z], [0, 0, 0, 1]], float)
             car.append(moved(wheel, roll))
         car.append(box((x * 0.75, -0.56, -1.97), (0.28, 0.12, 0.06), lamp))
@@ -227,7 +235,9 @@ def _room(rng: np.random.Generator) -> Scenery:
     back = Material(str(rng.choice(["brick", "wallpaper", "planks"])), 2.0, _shade(rng, 0.8, 1.0))
     floor = Material(str(rng.choice(["planks", "tiles"])), 2.0)
     parts = [_floor(-x1, x1, z0, z1, floor)]
-    parts.append(quad((-x1, -height, z0), (2 * x1, 0, 0), (0, 0, z1 - z0), Material("plaster", 2.0, (0.96, 0.96, 0.94))))
+    parts.append(
+        quad((-x1, -height, z0), (2 * x1, 0, 0), (0, 0, z1 - z0), Material("plaster", 2.0, (0.96, 0.96, 0.94)))
+    )
     for x in (-x1, x1):
         parts.append(quad((x, -height, z0), (0, 0, z1 - z0), (0, height, 0), wall))
         parts.append(box((x, -0.06, (z0 + z1) / 2), (0.04, 0.12, z1 - z0), Material("wood", 1.0, (1.4, 1.4, 1.4))))
@@ -288,10 +298,14 @@ def _table(rng: np.random.Generator) -> Mesh:
 
 
 def _plant(rng: np.random.Generator) -> Mesh:
-    pot = loft([(-0.42, 0.02, 0.02, 0), (-0.42, 0.22, 0.22, 0), (0, 0.15, 0.15, 0)], Material("roof", 0.8, (1.1, 1, 0.9)))
+    pot = loft(
+        [(-0.42, 0.02, 0.02, 0), (-0.42, 0.22, 0.22, 0), (0, 0.15, 0.15, 0)], Material("roof", 0.8, (1.1, 1, 0.9))
+    )
     leaf = Material("leaves", 0.7, _shade(rng, 0.8, 1.2))
     blobs = [
-        ellipsoid((*(rng.normal(0, 0.13, 1)), -0.75 - 0.13 * i, rng.normal(0, 0.13)), rng.uniform(0.18, 0.32, 3), leaf, 12)
+        ellipsoid(
+            (*(rng.normal(0, 0.13, 1)), -0.75 - 0.13 * i, rng.normal(0, 0.13)), rng.uniform(0.18, 0.32, 3), leaf, 12
+        )
         for i in range(6)
     ]
     return merge([pot, *blobs])

@@ -90,7 +90,6 @@ def grass(rng):
 
 
 def leaves(rng):
-    y, x = np.mgrid[0:TILE, 0:TILE]
     image = _paint(0.55 + 0.05 * noise(rng, 1.0), (0.22, 0.40, 0.14))
     for _ in range(1500):
         cx, cy = rng.integers(0, TILE, 2)
@@ -116,7 +115,7 @@ def plaster(rng):
 
 def wallpaper(rng):
     image = _paint(0.86 + 0.02 * noise(rng, 0.7), (1.0, 1.0, 1.0))
-    y, x = np.mgrid[0:TILE, 0:TILE]
+    x = np.arange(TILE)
     image *= 1 - 0.10 * ((x * 8 // TILE) % 2)[..., None]
     for i in range(8):
         for j in range(8):
@@ -194,7 +193,9 @@ def poster(rng):
             cv2.rectangle(image, tuple(map(int, a)), tuple(map(int, b)), colour, int(rng.choice([-1, 8])))
     for line in range(4):
         text = "".join(chr(int(c)) for c in rng.integers(65, 91, 9))
-        cv2.putText(image, text, (24, 80 + line * 120), cv2.FONT_HERSHEY_SIMPLEX, 2.2, (0.08, 0.08, 0.1), 6, cv2.LINE_AA)
+        cv2.putText(
+            image, text, (24, 80 + line * 120), cv2.FONT_HERSHEY_SIMPLEX, 2.2, (0.08, 0.08, 0.1), 6, cv2.LINE_AA
+        )
     cv2.rectangle(image, (0, 0), (TILE - 1, TILE - 1), (0.15, 0.12, 0.1), 20)
     return image
 
@@ -223,8 +224,10 @@ def mottle(rng):
 
 TEXTURES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     f.__name__: f
-    for f in (brick, stone, paving, tiles, planks, wood, asphalt, grass, leaves, bark, roof, plaster, wallpaper, carpet)
-    + (fabric, stripes, checks, denim, skin, hair, window, door, books, mottle)
+    for f in [
+        *(brick, stone, paving, tiles, planks, wood, asphalt, grass, leaves, bark, roof, plaster, wallpaper, carpet),
+        *(fabric, stripes, checks, denim, skin, hair, window, door, books, mottle),
+    ]
 } | {f"poster{i}": poster for i in range(4)}
 
 
