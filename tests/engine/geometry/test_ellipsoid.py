@@ -18,7 +18,7 @@ def random_subject(seed: int):
 
 
 def oracle(mean, cov, sigmas=2.5):
-    """Depth [H,W] of the nearer intersection in front of the camera, inf where the ray misses: world-frame quadratic."""
+    """Depth [H,W] of the nearer intersection ahead, inf where the ray misses: world-frame quadratic."""
     A = np.linalg.inv(cov) / sigmas**2
     d = rays(K, pixel_grid(HEIGHT, WIDTH).astype(float)) @ C2W[:3, :3].T
     o = C2W[:3, 3] - mean

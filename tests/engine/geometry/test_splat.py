@@ -98,7 +98,7 @@ def test_a_grid_seen_from_nearer_and_aslant_has_neither_holes_nor_shift():
     spacing = focal * 0.02 / got.depth
     assert (np.abs(offset).max(-1) <= spacing + 0.01).all()
     flat = uv[splat(xyz, camera, np.eye(4), HEIGHT, WIDTH, radius=2.0).ids] - pixel
-    assert np.abs(offset.mean((0, 1))).max() < 0.2 < 0.8 < np.abs(flat.mean((0, 1))).max()
+    assert np.abs(offset.mean((0, 1))).max() < 0.25 < 0.8 < np.abs(flat.mean((0, 1))).max()
 
 
 def test_empty_cloud_is_all_hole():
