@@ -4,10 +4,21 @@ x_sigma = (1 - sigma) x0 + sigma eps, the model predicts v = eps - x0, and the t
 "Logit-normal" is the density of sigma, not a weight: u = sigmoid(n), n ~ N(0,1), then the shift; the weight is 1.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from shards.options import option
+
 TIMESTEPS = 1000.0  # Wan2.1's timestep at sigma = 1
+
+
+@dataclass
+class FlowOptions:
+    shift: float = option(5.0, "of sigma towards noise, in training and sampling; the paper: 5")
+    mean: float = option(0.0, "of the normal whose sigmoid is the unshifted sigma; the paper's logit-normal: 0")
+    std: float = option(1.0, "of that normal; 1")
 
 
 def shift_sigma(u: Tensor, shift: float) -> Tensor:
@@ -15,9 +26,9 @@ def shift_sigma(u: Tensor, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def sample_sigma(normal: Tensor, shift: float, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def sample_sigma(normal: Tensor, options: FlowOptions) -> Tensor:
     """sigma in (0,1) of standard normal draws."""
-    return shift_sigma(torch.sigmoid(mean + std * normal), shift)
+    return shift_sigma(torch.sigmoid(options.mean + options.std * normal), options.shift)
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -31,9 +42,13 @@ def velocity(clean: Tensor, noise: Tensor) -> Tensor:
     return noise - clean
 
 
-def velocity_loss(predicted: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error per batch row, float32 [B]: over the video latents [B,C,T,h,w] (references are not in it)."""
-    return (predicted.float() - velocity(clean, noise).float()).square().flatten(1).mean(1)
+def velocity_loss(predicted: Tensor, clean: Tensor, noise: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error per batch row, float32 [B], of video latents [B,C,T,h,w]; references are not in it.
+
+    weight [B,T] of each latent frame; None = all 1.
+    """
+    per_frame = (predicted.float() - velocity(clean, noise).float()).square().mean(dim=(1, 3, 4))
+    return per_frame.mean(1) if weight is None else (per_frame * weight).sum(1) / weight.sum(1)
 
 
 def sampling_sigmas(steps: int, shift: float) -> Tensor:

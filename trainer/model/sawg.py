@@ -76,13 +76,14 @@ class WorldGenerator(nn.Module):
             if wsa.enabled and layer % wsa.every == 0:
                 block.add_wsa(dim, wan.num_attention_heads, eps, wsa.norm)
             self.wan.blocks.append(block)
-        self.wan.rope = self.make_rope()
+        self.wan.rope = Rope(wan.attention_head_dim, tuple(wan.patch_size), self.wan.config.rope_max_seq_len)
         self.geometry = GeometryCompression(wan.in_channels, sawg)
 
-    def make_rope(self) -> Rope:
-        """The rotary tables; not part of any checkpoint, so they are made again after `to_empty`."""
-        wan = self.options[0]
-        return Rope(wan.attention_head_dim, tuple(wan.patch_size), self.wan.config.rope_max_seq_len)
+    def restore_rope(self, device: torch.device) -> None:
+        """Refill the rotary tables, which no checkpoint holds, after `to_empty`."""
+        old, wan = self.wan.rope, self.options[0]
+        new = Rope(wan.attention_head_dim, tuple(wan.patch_size), self.wan.config.rope_max_seq_len).to(device)
+        old.freqs_cos, old.freqs_sin = new.freqs_cos, new.freqs_sin
 
     def forward(
         self, noisy: Tensor, timestep: Tensor, text: Tensor, geometry: Tensor, references: Tensor, branches: int = 1

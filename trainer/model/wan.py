@@ -91,6 +91,9 @@ def _files_of(folder: Path) -> list[Path]:
         if absent:
             raise CheckpointError(f"{indices[0]} names shards that are absent: {absent}")
         return [folder / name for name in names]
+    if (folder / "transformer").is_dir():  # an export of the trainer, or a diffusers pipeline
+        world = folder / "world.safetensors"
+        return _files_of(folder / "transformer") + ([world] if world.is_file() else [])
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pth"))
     if len(files) != 1:
         raise CheckpointError(f"{folder} should hold one .safetensors, one .pth or an index; found {[f.name for f in files]}")
@@ -103,10 +106,8 @@ def model_names(checkpoint: Checkpoint) -> dict[str, str]:
 
     if any(part in name for name in checkpoint.names for part in CONVERTED_BY_TRANSPOSE_OR_SPLIT):
         raise CheckpointError(f"{checkpoint.path} is a Wan-Animate checkpoint; a text-to-video one is needed")
-    if any(name.startswith("wan.") for name in checkpoint.names):  # our export
-        return {name: name for name in checkpoint.names}
-    if any(name.endswith("attn1.to_q.weight") for name in checkpoint.names):  # diffusers
-        return {f"wan.{name}": name for name in checkpoint.names}
+    if any(name.endswith("attn1.to_q.weight") for name in checkpoint.names):  # diffusers', perhaps with our new modules
+        return {name if is_new(name) else f"wan.{name}": name for name in checkpoint.names}
     # The converter only renames, so it is run on the names themselves and no tensor is touched.
     converted = convert_wan_transformer_to_diffusers({name: name for name in checkpoint.names})
     return {f"wan.{new}": old for new, old in converted.items()}
@@ -126,7 +127,8 @@ def load_weights(model: WorldGenerator, path: Path) -> list[str]:
             unexpected = [name for name in unexpected if not is_wsa(name)]
         missing = sorted(set(parameters) - set(names))
         absent_base = [name for name in missing if not is_new(name)]
-        partial = any(is_new(n) and not is_wsa(n) for n in missing) and any(is_new(n) for n in names)
+        kinds = {is_wsa(name) for name in missing if is_new(name)} - {is_wsa(name) for name in names if is_new(name)}
+        partial = any(is_new(name) and is_wsa(name) not in kinds for name in missing)
         if unexpected or absent_base or partial:
             raise CheckpointError(_difference(path, absent_base, unexpected, missing if partial else []))
         for name, parameter in parameters.items():
