@@ -94,8 +94,8 @@ class Prior:
 
 @dataclass(frozen=True)
 class Solution:
-    """The adjusted bundle, its robust cost, the marginal-free log-depth standard deviation [P] of the points (poses held
-    fixed; a lower bound), and whether the steps converged."""
+    """The adjusted bundle, its robust cost, the standard deviation [P] of the points' log depth (with the poses held, so
+    a lower bound) and of the log focal factor, whether the steps converged, and the cost before every step."""
 
     bundle: Bundle
     cost: float
@@ -155,7 +155,7 @@ def _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations
         if gain < tolerance:
             converged = True
             break
-    sigma = 1 / np.sqrt(np.maximum(V[:, 2, 2], 1e-12))
+    sigma = np.sqrt(np.linalg.inv(V + 1e-9 * np.eye(3))[:, 2, 2])
     focal_sigma = 0.0
     if free[-1]:
         A, S = _schur(H, W, V, free, 1e-9)

@@ -1,4 +1,4 @@
-"""First poses from lifted depth: perspective-n-point frame by frame against points that earlier frames lifted."""
+"""Poses from known points: perspective-n-point frame by frame against lifted depth, refinement, and what it explains."""
 
 from dataclasses import dataclass
 
@@ -88,6 +88,69 @@ def solve_pnp(
     back, z = project(K, transform(invert(found), points))
     inlier = (np.linalg.norm(back - uv, axis=1) < threshold) & (z > 0)
     return (found, inlier) if inlier.sum() >= minimum else None
+
+
+def refine_poses(
+    uv: np.ndarray, points: np.ndarray, c2w: np.ndarray, K: np.ndarray, frames: np.ndarray, iterations: int = 8
+) -> np.ndarray:
+    """c2w [T,4,4] with the poses of `frames` moved to explain uv [M,T,2] of fixed world points [M,3].
+
+    Gauss-Newton per frame on the reprojection error, with a Cauchy loss that narrows to 1 px. NaN rows take no part; a
+    frame that sees fewer than 6 points keeps its pose.
+    """
+    out = c2w.copy()
+    known = np.isfinite(points[:, 0])
+    for t in frames:
+        index = np.flatnonzero(known & np.isfinite(uv[:, t, 0]))
+        if len(index) < 6:
+            continue
+        for _ in range(iterations):
+            R, c = out[t, :3, :3], out[t, :3, 3]
+            q = (points[index] - c) @ R
+            ahead = q[:, 2] > 1e-3
+            q, target = q[ahead], uv[index[ahead], t]
+            x, y, inverse = q[:, 0] / q[:, 2], q[:, 1] / q[:, 2], 1 / q[:, 2]
+            r = np.stack([K[0, 0] * x + K[0, 2] - target[:, 0], K[1, 1] * y + K[1, 2] - target[:, 1]], -1)
+            zero = np.zeros_like(x)
+            P = np.stack(
+                [
+                    np.stack([K[0, 0] * inverse, zero, -K[0, 0] * x * inverse], -1),
+                    np.stack([zero, K[1, 1] * inverse, -K[1, 1] * y * inverse], -1),
+                ],
+                1,
+            )
+            cross = np.stack(  # [q]x, row by row
+                [
+                    np.stack([zero, -q[:, 2], q[:, 1]], -1),
+                    np.stack([q[:, 2], zero, -q[:, 0]], -1),
+                    np.stack([-q[:, 1], q[:, 0], zero], -1),
+                ],
+                1,
+            )
+            J = np.concatenate([P @ cross, -P @ R.T], -1)
+            error = np.linalg.norm(r, axis=1)
+            weight = 1 / (1 + (error / max(1.0, float(np.median(error)))) ** 2)
+            H = np.einsum("n,nij,nik->jk", weight, J, J)
+            step = -np.linalg.solve(
+                H + 1e-9 * np.diag(np.diag(H)) + 1e-12 * np.eye(6), np.einsum("n,nij,ni->j", weight, J, r)
+            )
+            out[t, :3, :3] = R @ cv2.Rodrigues(step[:3])[0]
+            out[t, :3, 3] = c + step[3:]
+            if np.abs(step).max() < 1e-7:
+                break
+    return out
+
+
+def reprojection_errors(uv: np.ndarray, points: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Distance [M,T] in pixels between uv [M,T,2] and the projections of world points [M,3]; inf behind the camera, NaN
+    where there is no sighting or no point. K [3,3] or [T,3,3] pixels."""
+    out = np.full(uv.shape[:2], np.nan)
+    K_t = np.broadcast_to(K, (uv.shape[1], 3, 3))
+    for t in range(uv.shape[1]):
+        index = np.flatnonzero(np.isfinite(uv[:, t, 0]) & np.isfinite(points[:, 0]))
+        at, z = project(K_t[t], transform(invert(c2w[t]), points[index]))
+        out[index, t] = np.where(z > 1e-3, np.linalg.norm(at - uv[index, t], axis=1), np.inf)
+    return out
 
 
 def robust_centre(values: np.ndarray, iterations: int = 20) -> float:

@@ -1,9 +1,19 @@
-"""Camera motion without any depth: tracks in, poses up to scale, focal length and sparse points out."""
+"""Camera motion without any depth: tracks in, poses up to scale, focal length and sparse points out.
 
-from dataclasses import dataclass, field
+A short window of keyframes is bootstrapped twice, from points on a sphere and a camera at rest (Yu & Gallup 2014, "3D
+reconstruction from accidental motion", which also holds under pure forward motion) and from the five-point essential
+matrix (Nister 2004); the better of the two after bundle adjustment grows keyframe by keyframe.
+"""
 
+from dataclasses import dataclass, field, replace
+
+import cv2
 import numpy as np
 
+from engine.geometry.bundle import Bundle, Observations, Prior, Solution, adjust
+from engine.geometry.camera import first_frame_world, interpolate_poses, invert, pose, rays, transform
+from engine.geometry.classify import Motion, MotionOptions, classify_motion, fit_turning
+from engine.geometry.odometry import refine_poses, reprojection_errors, solve_pnp
 from engine.geometry.tracks import PointTracks
 from engine.types import CameraKind
 
@@ -13,13 +23,13 @@ class Reconstruction:
     """A monocular reconstruction, up to scale: the median depth of the points seen in frame 0 is 1.
 
     c2w          float64 [T,4,4] camera-to-world, frame 0 is the identity
-    K            float64 [3,3] pixels, with the refined focal length
+    K            float64 [T,3,3] pixels, with the refined focal length (per frame only for a zoom)
     points       float64 [M,3] world points, one row per input track; NaN where a track was not reconstructed
     log_sigma    float64 [M] standard deviation of the log depth of each point (inf where not reconstructed)
-    kind         "static", "rotation", "zoom", "general" or "failed"; the first three have zero translation and no points
+    kind         "static", "rotation", "zoom", "general" or "failed"; only "general" has translation and points
     inliers      float64 [T] share of each frame's tracks within 2 px of their projection
     reprojection float64 [T] median reprojection error, pixels
-    quality      numbers about the solution: focal_log_sigma, parallax_px, ...
+    quality      focal_log_sigma, parallax_px (what rotation does not explain), reconstructed (share of the tracks)
     """
 
     c2w: np.ndarray
@@ -32,11 +42,256 @@ class Reconstruction:
     quality: dict[str, float] = field(default_factory=dict)
 
 
-def solve_monocular(tracks: PointTracks, K: np.ndarray, focal_sigma: float = 0.15) -> Reconstruction:
+def solve_monocular(
+    tracks: PointTracks, K: np.ndarray, focal_sigma: float = 0.15, keyframe_every: int = 4
+) -> Reconstruction:
     """Poses, focal length and sparse points from tracks alone.
 
-    tracks       static points followed over the clip (`engine.geometry.tracks.track_points`)
-    K            float64 [3,3] pixels: the prior of the intrinsics; only the focal length is refined
-    focal_sigma  standard deviation of the log of the prior's focal length; 0 keeps it
+    tracks          static points followed over the clip (`engine.geometry.tracks.track_points`)
+    K               float64 [3,3] pixels: the prior of the intrinsics; only the focal length is refined
+    focal_sigma     standard deviation of the log of the prior's focal length; 0 keeps it
+    keyframe_every  frames between keyframes
+    A camera without parallax comes back as "static", "rotation" or "zoom"; one that no hypothesis explains as "failed"
+    (identity poses). Nothing is raised for hard footage.
     """
-    raise NotImplementedError
+    uv = tracks.uv.astype(np.float64)
+    motion = classify_motion(tracks, K, round(2 * K[0, 2]), MotionOptions())
+    if motion.kind != "general":
+        return _turning(uv, K, motion)
+    keys = keyframes(uv.shape[1], keyframe_every)
+    grown = _Map(uv, K, keys, focal_sigma).grow()
+    if grown is None:
+        return _turning(uv, K, replace(motion, kind="failed", R=np.repeat(np.eye(3)[None], uv.shape[1], 0)))
+    solution, chosen, points_of = grown
+    return _finish(uv, K, keys[:chosen], solution, points_of, motion)
+
+
+def keyframes(count: int, every: int) -> np.ndarray:
+    """Frame indices int64: every `every`-th frame, the first and the last."""
+    return np.unique(np.r_[np.arange(0, count, every), count - 1])
+
+
+def observe(
+    uv: np.ndarray, depth: np.ndarray | None, frames: np.ndarray, minimum: int
+) -> tuple[Observations, np.ndarray]:
+    """Sightings in `frames` of the tracks seen in at least `minimum` of them, and the rows of those tracks in uv [M,T,2].
+
+    Frames are numbered by their place in `frames`, points by their place in the returned rows; depth [M,T] (0 = none).
+    """
+    seen = np.isfinite(uv[:, frames, 0])
+    rows = np.flatnonzero(seen.sum(1) >= minimum)
+    point, frame = np.nonzero(seen[rows])
+    at = (rows[point], frames[frame])
+    measured = np.zeros(len(point)) if depth is None else depth[at].astype(np.float64)
+    return Observations(frame, point, uv[at].astype(np.float64), measured), rows
+
+
+def first_seen(observations: Observations, points: int) -> np.ndarray:
+    """int64 [P]: index into the observations of each point's first sighting."""
+    first = np.full(points, len(observations.frame))
+    np.minimum.at(first, observations.point, np.arange(len(observations.frame)))
+    return first
+
+
+class _Map:
+    """Incremental structure from motion over keyframes."""
+
+    def __init__(self, uv: np.ndarray, K: np.ndarray, keys: np.ndarray, focal_sigma: float):
+        self.uv, self.K, self.keys, self.focal_sigma = uv, K.astype(np.float64), keys, focal_sigma
+
+    def grow(self) -> tuple[Solution, int, np.ndarray] | None:
+        """(solution over the first `n` keyframes, n, rows of its points); None when no start was found."""
+        size = self._window()
+        starts = [s for s in (self._rest(size), self._essential(size)) if s is not None]
+        if not starts:
+            return None
+        solution, rows = min(starts, key=lambda s: s[0].cost)
+        for n in range(size + 1, len(self.keys) + 1):
+            extended = self._extend(solution.bundle, rows, n)
+            if extended is None:
+                break
+            last = n == len(self.keys)
+            solution, rows = self._adjust(*extended, n, 40 if last else 6, free_focal=n >= 8 or last)
+        return solution, len(solution.bundle.c2w), rows
+
+    def _window(self) -> int:
+        """Keyframes of the bootstrap: until the median parallax beyond rotation reaches 3 % of the focal length."""
+        for size in range(3, len(self.keys) + 1):
+            both = np.isfinite(self.uv[:, self.keys[:size], 0]).all(1)
+            if both.sum() < 40:
+                return max(3, size - 1)
+            _, _, parallax = fit_turning(self.uv[both][:, self.keys[:size]], self.K, zoom=False, iterations=4)
+            if parallax > 0.03 * self.K[0, 0] or size == 10:
+                return size
+        return len(self.keys)
+
+    def _adjust(self, bundle: Bundle, observations: Observations, rows, n: int, steps: int, free_focal: bool):
+        centre = float(np.median(bundle.log_depth))
+        prior = Prior(
+            times=self.keys[:n].astype(np.float64),
+            # 3 % of the median depth per frame squared: only a camera that sees nothing is held by it
+            acceleration_sigma=np.full(n, 0.03 * np.exp(centre)),
+            focal_sigma=self.focal_sigma if free_focal else 0.0,
+            log_depth_sigma=3.0,
+            log_depth=centre,
+        )
+        return adjust(bundle, observations, self.K, prior, iterations=steps, tolerance=1e-5), rows
+
+    def _rest(self, n: int) -> tuple[Solution, np.ndarray]:
+        """From a camera that only turns, and all points at depth 1."""
+        observations, rows = observe(self.uv, None, self.keys[:n], 3)
+        first = first_seen(observations, len(rows))
+        R, _, _ = fit_turning(self.uv[rows][:, self.keys[:n]], self.K, zoom=False, iterations=4)
+        bundle = Bundle(
+            c2w=pose(R, np.zeros((n, 3))),
+            log_scale=np.zeros(n),
+            anchor=observations.frame[first],
+            ray=rays(self.K, observations.uv[first])[:, :2],
+            log_depth=np.zeros(len(rows)),
+        )
+        return self._adjust(bundle, observations, rows, n, 40, free_focal=False)
+
+    def _essential(self, n: int) -> tuple[Solution, np.ndarray] | None:
+        """From the relative pose of the first and the last keyframe of the window."""
+        a, b = self.keys[0], self.keys[n - 1]
+        both = np.flatnonzero(np.isfinite(self.uv[:, a, 0]) & np.isfinite(self.uv[:, b, 0]))
+        if len(both) < 20:
+            return None
+        first, last = self.uv[both, a], self.uv[both, b]
+        cv2.setRNGSeed(0)
+        E, inlier = cv2.findEssentialMat(first, last, self.K, method=cv2.RANSAC, prob=0.9999, threshold=1.0)
+        if E is None or E.shape != (3, 3):
+            return None
+        _, R, t, _, X = cv2.recoverPose(E, first, last, self.K, distanceThresh=200.0, mask=inlier.copy())[:5]
+        X = (X[:3] / X[3]).T
+        good = (inlier[:, 0] > 0) & (X[:, 2] > 0) & (X[:, 2] < 200)
+        if good.sum() < 20:
+            return None
+        scale = 1 / np.median(X[good, 2])
+        points = np.full((len(self.uv), 3), np.nan)
+        points[both[good]] = X[good] * scale
+        ends = np.stack([np.eye(4), invert(pose(R, t[:, 0] * scale))])
+        c2w = interpolate_poses(self.keys[:n].astype(float), np.array([a, b], float), ends)
+        c2w[1:-1] = refine_poses(self.uv[:, self.keys[:n]], points, c2w, self.K, np.arange(1, n - 1))[1:-1]
+        observations, rows = observe(self.uv, None, self.keys[:n], 3)
+        return self._adjust(self._bundle(c2w, points[rows], observations), observations, rows, n, 40, free_focal=False)
+
+    def _bundle(
+        self, c2w: np.ndarray, points: np.ndarray, observations: Observations, log_focal: float = 0.0
+    ) -> Bundle:
+        """A bundle from poses and the points that are known; the others take the depth of known neighbours."""
+        first = first_seen(observations, len(points))
+        anchor, at = observations.frame[first], observations.uv[first]
+        K = self.K.copy()
+        K[[0, 1], [0, 1]] *= np.exp(log_focal)
+        local = np.einsum("pji,pj->pi", c2w[anchor, :3, :3], points - c2w[anchor, :3, 3])
+        known = np.isfinite(local[:, 2]) & (local[:, 2] > 1e-3)
+        log_depth = np.where(known, np.log(np.where(known, local[:, 2], 1)), np.nan)
+        ray = np.where(known[:, None], local[:, :2] / np.where(known, local[:, 2], 1)[:, None], rays(K, at)[:, :2])
+        fallback = float(np.median(log_depth[known])) if known.any() else 0.0
+        for i in np.flatnonzero(~known):
+            c = c2w[anchor[i]]
+            near = (points[known] - c[:3, 3]) @ c[:3, :3]
+            ahead = near[:, 2] > 1e-3
+            if not ahead.any():
+                log_depth[i] = fallback
+                continue
+            distance = np.linalg.norm(near[ahead, :2] / near[ahead, 2:] - ray[i], axis=1)
+            log_depth[i] = np.median(np.log(near[ahead, 2][np.argsort(distance, kind="stable")[:5]]))
+        return Bundle(c2w, np.zeros(len(c2w)), anchor, ray * np.exp(log_focal), log_depth, log_focal)
+
+    def _extend(self, bundle: Bundle, rows: np.ndarray, n: int) -> tuple[Bundle, Observations, np.ndarray] | None:
+        """The bundle with keyframe n - 1 and the tracks that now are seen in three keyframes, or None when lost."""
+        points = np.full((len(self.uv), 3), np.nan)
+        points[rows] = bundle.world_points()
+        t = self.keys[n - 1]
+        K = self.K.copy()
+        K[[0, 1], [0, 1]] *= np.exp(bundle.log_focal)
+        known = np.flatnonzero(np.isfinite(self.uv[:, t, 0]) & np.isfinite(points[:, 0]))
+        found = solve_pnp(points[known], self.uv[known, t], K, bundle.c2w[-1], 4.0, 10)
+        if found is None:
+            found = solve_pnp(points[known], self.uv[known, t], K, bundle.c2w[-1], 12.0, 10)
+        if found is None:
+            return None
+        c2w = np.concatenate([bundle.c2w, found[0][None]])
+        observations, now = observe(self.uv, None, self.keys[:n], 3)
+        return self._bundle(c2w, points[now], observations, bundle.log_focal), observations, now
+
+
+def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
+    """The reconstruction of a camera without parallax: rotations, focal factors, no points."""
+    count = uv.shape[1]
+    c2w = pose(motion.R, np.zeros((count, 3)))
+    K_t = np.repeat(K.astype(np.float64)[None], count, 0)
+    K_t[:, [0, 1], [0, 1]] *= motion.focal[:, None]
+    errors = turning_errors(uv, c2w[:, :3, :3], K_t)
+    return Reconstruction(
+        c2w=c2w,
+        K=K_t,
+        points=np.full((len(uv), 3), np.nan),
+        log_sigma=np.full(len(uv), np.inf),
+        kind=motion.kind,
+        inliers=share_within(errors, 2.0),
+        reprojection=median_of(errors),
+        quality={"focal_log_sigma": float("inf"), "parallax_px": motion.rotation, "reconstructed": 0.0},
+    )
+
+
+def turning_errors(uv: np.ndarray, R: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Distance [M,T] in pixels between uv [M,T,2] and the projections of each track's mean direction; K [T,3,3]."""
+    d = np.stack([rays(K[t], uv[:, t]) @ R[t].T for t in range(uv.shape[1])], 1)
+    d /= np.linalg.norm(d, axis=-1, keepdims=True)
+    some = np.isfinite(d[..., 0]).any(1)
+    points = np.full((len(uv), 3), np.nan)
+    points[some] = np.nanmedian(d[some], axis=1)
+    return reprojection_errors(uv, points, pose(R, np.zeros((len(R), 3))), K)
+
+
+def share_within(errors: np.ndarray, limit: float) -> np.ndarray:
+    """Share [T] of the known errors [M,T] that are at most `limit`; 0 for a frame without any."""
+    known = ~np.isnan(errors)
+    return (errors <= limit).sum(0) / np.maximum(known.sum(0), 1)
+
+
+def median_of(errors: np.ndarray) -> np.ndarray:
+    """Median [T] of the known errors [M,T]; inf for a frame without any."""
+    return np.array([np.median(e[~np.isnan(e)]) if (~np.isnan(e)).any() else np.inf for e in errors.T])
+
+
+def _finish(uv, K, keys, solution: Solution, rows, motion: Motion) -> Reconstruction:
+    """All frames from the keyframes, the scale normalised, everything measured."""
+    bundle = solution.bundle
+    K = K.astype(np.float64).copy()
+    K[[0, 1], [0, 1]] *= np.exp(bundle.log_focal)
+    points = np.full((len(uv), 3), np.nan)
+    points[rows] = bundle.world_points()
+    log_sigma = np.full(len(uv), np.inf)
+    log_sigma[rows] = solution.log_depth_sigma
+    count = uv.shape[1]
+    c2w = interpolate_poses(np.arange(count, dtype=float), keys.astype(float), bundle.c2w)
+    c2w = refine_poses(uv, points, c2w, K, np.setdiff1d(np.arange(count), keys))
+    errors = reprojection_errors(uv, points, c2w, K)
+    wild = np.nanmedian(np.where(np.isfinite(errors), errors, 1e3)[rows], axis=1) > 4
+    points[rows[wild]], log_sigma[rows[wild]] = np.nan, np.inf
+    seen = np.isfinite(uv[:, 0, 0]) & np.isfinite(points[:, 0])
+    depth = transform(invert(c2w[0]), points[seen])[:, 2] if seen.any() else np.exp(bundle.log_depth)
+    unit = float(np.median(depth[depth > 0]))
+    world = invert(c2w[0])
+    c2w = first_frame_world(c2w)
+    c2w[:, :3, 3] /= unit
+    inliers = share_within(errors, 2.0)
+    lost = keys[-1] < count - 1
+    return Reconstruction(
+        c2w=c2w,
+        K=np.repeat(K[None], count, 0),
+        points=transform(world, points) / unit,
+        log_sigma=log_sigma,
+        kind="failed" if lost or np.median(inliers) < 0.3 else "general",
+        inliers=inliers,
+        reprojection=median_of(errors),
+        quality={
+            "focal_log_sigma": solution.focal_log_sigma,
+            "parallax_px": motion.rotation,
+            "reconstructed": float(np.isfinite(points[:, 0]).mean()),
+        },
+    )
