@@ -10,11 +10,13 @@
 `encode` and `decode` pick the codec by the member's name; a name that schema 1 does not know is refused.
 """
 
+import contextlib
 import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ CRF = 18  # x264's visually lossless mark
 X264 = {"crf": str(CRF), "preset": "veryfast", "threads": "1", "x264-params": "cpu-independent=1"}
 FFV1 = {"level": "3", "slices": "4", "slicecrc": "1", "threads": "1"}
 ZLIB_LEVEL = 1  # level 6 costs 4 to 8 times the CPU for 5 to 10 % fewer bytes on depth codes and clouds
+DAMAGED = (
+    av.FFmpegError, zipfile.BadZipFile, zlib.error, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError,
+    SyntaxError, IndexError, KeyError,  # Pillow raises SyntaxError over a broken PNG
+)  # fmt: skip
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
 
 
@@ -44,16 +50,23 @@ def encode(name: str, value: Any, *, fps: float = 0) -> bytes:
 
 def decode(name: str, data: bytes) -> Any:
     """The member's value (see the table above). Raises ValueError when the bytes are not what `name` promises."""
-    try:
+    with damage_named(name):
         return _codec(name)[1](data)
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:  # av errors are OSErrors
-        raise ValueError(f"{name}: not decodable as {schema.member(name).kind}: {error}") from error  # type: ignore[union-attr]
 
 
-def array_header(data: bytes) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+@contextlib.contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """Whatever a library raises over damaged bytes becomes a ValueError that names the member."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise ValueError(f"{name}: damaged: {type(error).__name__}: {error}") from error
+
+
+def array_headers(name: str, data: bytes) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """dtype and shape of every array of an .npz member, without inflating the arrays."""
     out = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with damage_named(name), zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
             with archive.open(info) as file:
                 major = np.lib.format.read_magic(file)

@@ -6,6 +6,8 @@ from shards import codec, depth16
 from shards.plan import Unit
 from shards.schema import QUALITY, SCHEMA_VERSION, identity_name
 
+DEPTHS = ("depth.npz", "condition_anchor_depth.mkv", "condition_holistic_depth.mkv")
+
 
 def values(key: str, seed: int = 0, T: int = 5, H: int = 16, W: int = 24, N: int = 1, pair: dict | None = None) -> dict:
     """Every member of a sample as a value, by name."""
@@ -33,7 +35,7 @@ def values(key: str, seed: int = 0, T: int = 5, H: int = 16, W: int = 24, N: int
         "subjects.npz": {
             "mean": np.zeros((N, T, 3), np.float32), "cov": cov, "observed": np.ones((N, T), bool),
             "mean_camera": np.zeros((N, T, 3), np.float32), "uv": np.zeros((N, T, 2), np.float32),
-            "heading": np.zeros((N, T), np.float32), "heading_source": np.zeros((N, T), np.uint8),
+            "heading": np.zeros((N, T), np.float32), "heading_source": np.ones((N, T), np.uint8),
             "points": np.ones((N, T), np.int32),
         },
         "masks.npz": {"labels": labels, "dynamic": labels > 0},
@@ -59,7 +61,7 @@ def values(key: str, seed: int = 0, T: int = 5, H: int = 16, W: int = 24, N: int
         "subjects": [{"label": n + 1, "category": "person", "identity": identity_name(n), "frame": 0,
                       "box": [0, 0, 6, 8], "score": 0.9} for n in range(N)],
         "camera_kind": "general", "K_source": "prior", "models": {}, "config": "test", "pair": pair,
-        "depth_range": dict.fromkeys(("depth.npz", "condition_anchor_depth.mkv", "condition_holistic_depth.mkv"), depth_range),
+        "depth_range": dict.fromkeys(DEPTHS, depth_range),
         "quality": dict.fromkeys(QUALITY, 0.5),
     }  # fmt: skip
     return members
