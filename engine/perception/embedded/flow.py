@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 
-def shrink(frames: np.ndarray, factor: int) -> np.ndarray:
+def shrink(frames: np.ndarray, factor: float) -> np.ndarray:
     """Frames [T,H,W,...] resized by 1/factor with area averaging (size rounded to the nearest pixel)."""
     height, width = round(frames.shape[1] / factor), round(frames.shape[2] / factor)
     return np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames])

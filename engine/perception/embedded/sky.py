@@ -1,0 +1,46 @@
+"""Sky: bright or blue, without texture, joined to the top of the picture, and far."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from engine.options import option
+
+
+@dataclass
+class SkyOptions:
+    brightness: float = option(150.0, "least lightness of grey sky, 0..255")
+    texture: float = option(6.0, "largest local contrast of sky, grey levels (standard deviation in 5 x 5 pixels)")
+    min_share: float = option(0.01, "least share of the image that a sky region must cover")
+
+
+def find_sky(
+    frame: np.ndarray, blocked: np.ndarray, inverse: np.ndarray, confidence: np.ndarray, far: float, o: SkyOptions
+):
+    """bool [h,w] sky of a frame uint8 [h,w,3] RGB.
+
+    blocked bool [h,w]: never sky (people, pixels under the horizon); inverse, confidence float32 [h,w]: what stereo
+    says; places that it sees clearly nearer than `far` (inverse depth) are no sky.
+    """
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(np.float32)
+    L, a, b = lab[..., 0], lab[..., 1] - 128, lab[..., 2] - 128
+    contrast = np.sqrt(np.maximum(cv2.blur(L * L, (5, 5)) - cv2.blur(L, (5, 5)) ** 2, 0))
+    blue = (b < -6) & (a < 12) & (L > 90)
+    pale = (o.brightness < L) & (np.hypot(a, b) < 14)
+    calm = contrast < o.texture + 0.1 * np.maximum(L - o.brightness, 0)  # clouds are bright and have some contrast
+    near = (confidence > 0.3) & (inverse > far)
+    candidate = (blue | pale) & calm & ~blocked & ~near
+    candidate = cv2.morphologyEx(candidate.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, region, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
+    sky = np.zeros(candidate.shape, bool)
+    for k in range(1, count):
+        part = region == k
+        touches = part[0].sum() >= 0.03 * part.shape[1]
+        if touches and stats[k, cv2.CC_STAT_AREA] >= o.min_share * part.size:
+            sky |= part
+    if not sky.any():
+        return sky
+    # The region's rim takes the half-transparent border of trees and roofs.
+    grown = cv2.dilate(sky.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return sky | (grown & (o.brightness - 20 < L) & ~blocked & ~near)
