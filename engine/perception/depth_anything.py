@@ -93,7 +93,6 @@ def prepare(frames: "torch.Tensor", short_side: int, mean: np.ndarray, std: np.n
 
     images = frames.permute(0, 3, 1, 2).float() / 255
     size = input_size(images.shape[2], images.shape[3], short_side)
-    shrinks = size[0] < images.shape[2]
-    images = torch.nn.functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=shrinks)
+    images = torch.nn.functional.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device)[:, None, None] for v in (mean, std))
     return (images.clamp(0, 1) - shift) / scale

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from engine.options import option
 from engine.perception.checkpoint import CheckpointError
 from engine.perception.compute import PRECISIONS, Batches, DeviceFrames, autocast

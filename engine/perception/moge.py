@@ -9,7 +9,7 @@ frame passes through it once, and only the shift is solved after the median is k
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from engine.options import option
 from engine.perception.checkpoint import CheckpointError, fill, read_torch
 from engine.perception.compute import PRECISIONS, Batches, DeviceFrames, autocast, compiled, spread
 from engine.types import Clip, GeometryEstimate, Tracks
-
-if TYPE_CHECKING:
-    import torch
 
 SOLVE = 64  # the focal and shift are solved on a 64 x 64 sub-sample of the point map, as the published code does
 

@@ -6,6 +6,7 @@ camera that moves); a thing that belongs to the background obeys the same geomet
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -68,7 +69,7 @@ def _follow(grey: list[np.ndarray], where: np.ndarray, count: int) -> tuple[np.n
         return None
     first = now = corners.astype(np.float32)
     good = np.ones(len(first), bool)
-    for image, following in zip(grey[:-1], grey[1:], strict=True):
+    for image, following in pairwise(grey):
         ahead, found, _ = cv2.calcOpticalFlowPyrLK(image, following, now, None, winSize=(15, 15), maxLevel=3)
         back, returned, _ = cv2.calcOpticalFlowPyrLK(following, image, ahead, None, winSize=(15, 15), maxLevel=3)
         good &= (found & returned).ravel().astype(bool) & (np.linalg.norm(back - now, axis=-1).ravel() < 1)

@@ -23,7 +23,9 @@ def load_pretrained(kind: Any, folder: Path, model: str) -> Any:
     """
     import torch
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     config = read_config(folder / "config.json", model)
     expected = getattr(getattr(kind, "config_class", None), "model_type", None)
     if expected and config.get("model_type") != expected:

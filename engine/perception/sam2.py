@@ -33,6 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as sam2.ut
 @dataclass
 class Sam2Options:
     variant: str = option("large", "backbone (hiera); all Apache-2.0", choices=tuple(YAML))
+    side: int = option(1024, "side of the network's square input, pixels, a multiple of 32; 1024 as trained")
     batch: int = option(8, "frames per image-encoder pass to start with; halved, and remembered, when memory runs out")
     features: int = option(96, "frames whose image features are kept on the device; about 8.4 MB each in 16 bits")
     precision: str = option("auto", "auto is bf16 on a GPU (as published) and fp32 on a CPU", choices=PRECISIONS)
@@ -48,12 +49,11 @@ class Sam2:
         checkpoint: Path,
         frames: DeviceFrames,
         about: dict | None = None,
-        network: "torch.nn.Module | None" = None,
     ) -> None:
-        """`network` takes the place of the published architecture (tests shrink it). Raises CheckpointError."""
+        """Raises CheckpointError when the file is absent, truncated, not SAM 2.1's, or of another variant."""
         self.options, self.frames = options, frames
         self.about = {**(about or {}), "variant": options.variant}
-        network = network if network is not None else build_sam2(options.variant)
+        network = build_sam2(options.variant, options.side)
         fill(network, read_torch(checkpoint, ("model",), "SAM 2")["model"], checkpoint, "SAM 2")
         self.network: Any = network.to(frames.device).eval().requires_grad_(False)
         compiled(self.network.image_encoder, options.compile)
@@ -167,8 +167,8 @@ class _Features:
             self.frames.popitem(last=False)
 
 
-def build_sam2(variant: str, changes: dict[str, Any] | None = None) -> "torch.nn.Module":
-    """SAM2VideoPredictor of a published variant without weights. `changes` are dotted keys of its configuration."""
+def build_sam2(variant: str, side: int = 1024) -> "torch.nn.Module":
+    """SAM2VideoPredictor of a published variant, without weights, for square images of `side` pixels."""
     _import_sam2()
     from importlib.resources import files
 
@@ -185,7 +185,7 @@ def build_sam2(variant: str, changes: dict[str, Any] | None = None) -> "torch.nn
         "sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": 0.05,
         "sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh": 0.98,
         "binarize_mask_from_pts_for_mem_enc": True,
-        **(changes or {}),
+        "image_size": side,
     }
     for key, value in settings.items():
         OmegaConf.update(model, key, value, force_add=True)

@@ -119,7 +119,7 @@ def fetch(options: WeightsOptions, names: Iterable[str], say: Callable[[str], No
         for file in entry.files:
             key, path = f"{name}/{file.name}", root / name / file.name
             problem = _file_problem(entry, file, path, lock.get(key), hashes=True)
-            revision = (lock.get(key) or {}).get("revision") or entry.revision
+            revision = (lock.get(key) or {}).get("revision") or (entry.revision if file.sha256 else "by hand")
             if problem and problem[0] != "unrecorded":
                 say(f"{key}: {problem[1]}; fetching")
                 path.unlink(missing_ok=True)
@@ -134,9 +134,8 @@ def table(options: WeightsOptions, names: Iterable[str]) -> str:
     rows = []
     for name in names:
         entry = CATALOGUE[name]
-        rows.append(
-            f"  {name:<34} {_megabytes(entry):>9}  {entry.licence:<14} {entry.repository}@{(entry.revision or 'main')[:8]}"
-        )
+        pinned = f"{entry.repository}@{(entry.revision or 'main')[:8]}"
+        rows.append(f"  {name:<34} {_megabytes(entry):>9}  {entry.licence:<14} {pinned}")
     return "\n".join([f"weights in {Path(options.root).expanduser()}:", *rows])
 
 
