@@ -90,14 +90,19 @@ def flat(sample: dict, shard: str) -> dict:
     return place | row | {name: quality.get(name) for name in QUALITY}
 
 
-def rebuild(store: Store) -> dict:
-    """Write the manifest and the summary from the commits; returns the summary. Equal commits give equal bytes."""
-    sink, shards = io.BytesIO(), []
+def build(store: Store) -> tuple[bytes, dict]:
+    """(manifest parquet, summary) of the commits. Equal commits give equal bytes."""
+    sink, shards = io.BytesIO(), list[dict]()
     with pq.ParquetWriter(sink, COLUMNS, compression="zstd") as writer:
         for table in _tables(store, shards):
             writer.write_table(table)
-    summary = _summary(shards)
-    store.put(MANIFEST, sink.getvalue())
+    return sink.getvalue(), _summary(shards)
+
+
+def rebuild(store: Store) -> dict:
+    """Write manifest and summary from the commits; returns the summary."""
+    manifest, summary = build(store)
+    store.put(MANIFEST, manifest)
     store.put(SUMMARY, json_bytes(summary))
     return summary
 

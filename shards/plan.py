@@ -82,8 +82,12 @@ class Plan:
         for names in self._idents:
             yield from names
 
-    def unit(self, generation: int, row: int) -> Unit:
-        return Unit(**self.generations[generation].slice(row, 1).to_pylist()[0])
+    def latest(self) -> set[str]:
+        """The last attempt of every unit."""
+        tables = zip(self.generations, self._idents, strict=True)
+        return set(
+            {u: name for t, names in tables for u, name in zip(t["unit"].to_pylist(), names, strict=True)}.values()
+        )
 
     def units(self, wanted: set[str] | None = None) -> Iterator[Unit]:
         """The units in plan order, all or those whose ident is wanted; rows are made only for these."""

@@ -161,7 +161,7 @@ def status(store: Store | str) -> RunStatus:
         committed.update(sample["unit"] for sample in record["samples"])
         shards, size = shards + 1, size + record["bytes"]
     counts = {"committed": 0, "quarantined": 0, "spooled": 0, "todo": 0}
-    for unit in _latest(plan):
+    for unit in plan.latest():
         if unit in committed:
             counts["committed"] += 1
         elif unit in failed:
@@ -173,22 +173,18 @@ def status(store: Store | str) -> RunStatus:
     return RunStatus(planned=sum(counts.values()), shards=shards, bytes=size, lease=read_lease(store), **counts)
 
 
-def failures(store: Store | str) -> Iterator[dict]:
-    """Every quarantine record (the fields of `Spool.quarantine` and `ident`), sorted; retried ones included."""
+def failures(store: Store | str, *, retried: bool = False) -> Iterator[dict]:
+    """Quarantine records (the fields of `Spool.quarantine` and `ident`), sorted; `retried`: those planned again too."""
     store = open_store(store) if isinstance(store, str) else store
+    latest = set() if retried else Plan(store).latest()
     for path in sorted(entry.path for entry in store.list("_fail")):
-        yield json.loads(store.read(path)) | {"ident": path[6:-5]}
+        if retried or path[6:-5] in latest:
+            yield json.loads(store.read(path)) | {"ident": path[6:-5]}
 
 
 def _undecided(store: Store, plan: Plan, committed: set[str]) -> set[str]:
     decided = {e.path[6:-4] for e in store.list("_work")} | {e.path[6:-5] for e in store.list("_fail")}
     return {name for name in plan.all_idents() if name not in decided and name not in committed}
-
-
-def _latest(plan: Plan) -> Iterator[str]:
-    """The last attempt of every planned unit."""
-    last = {name.partition("-r")[0]: name for name in plan.all_idents()}
-    return iter(last.values())
 
 
 def _leaves(value: object, path: str = "") -> dict[str, str]:

@@ -113,6 +113,9 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="metaworld-") as folder:
             yield Path(folder)
 
+    def clear_scratch(self) -> None:
+        """Remove what killed processes left of `scratch`; folders younger than an hour may be in use and stay."""
+
     # ------------------------------------------------------------------------------------------------------- reads
 
     def read(self, path: str) -> bytes:
@@ -254,6 +257,12 @@ class LocalStore(Store):
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def clear_scratch(self) -> None:
+        for folder in Path(self.root, "_tmp").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > 3600:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def read(self, path: str) -> bytes:
         return self._retry("read", path, lambda: Path(self.full(path)).read_bytes())
