@@ -51,13 +51,12 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     dark = Material("skin", 0.5, (0.10, 0.08, 0.08))
     lips = Material("skin", 0.5, (0.62, 0.26, 0.26))
     white = Material("skin", 0.5, (0.95, 0.95, 0.95))
-    belt = Material("fabric", 0.3, (0.14, 0.10, 0.08))
 
     pelvis = loft(
         [
             (-0.070 * s, 0.010, 0.010, 0),
-            (-0.065 * s, 0.082 * s, 0.062 * s, 0),
-            (-0.01 * s, 0.093 * s, 0.070 * s, -0.005),
+            (-0.065 * s, 0.078 * s, 0.056 * s, 0),
+            (-0.01 * s, 0.089 * s, 0.063 * s, -0.003),
             (0.030 * s, 0.090 * s, 0.066 * s, -0.005),
             (0.055 * s, 0.06 * s, 0.045 * s, 0),
             (0.062 * s, 0.01, 0.01, 0),
@@ -65,7 +64,6 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
         trousers,
         20,
     )
-    waist = loft([(-0.078 * s, 0.085 * s, 0.065 * s, 0), (-0.060 * s, 0.087 * s, 0.066 * s, 0)], belt, 20)
     # Torso frame: origin at the pelvis joint, chest above (y negative).
     rise = SHOULDER - HIP
     chest = loft(
@@ -76,8 +74,8 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
             (-(rise - 0.030) * s, 0.112 * s, 0.064 * s, 0.004),
             (-(rise - 0.085) * s, 0.102 * s, 0.068 * s, 0.006),
             (-0.120 * s, 0.086 * s, 0.062 * s, 0.004),
-            (-0.065 * s, 0.089 * s, 0.066 * s, 0),
-            (-0.040 * s, 0.094 * s, 0.071 * s, 0),
+            (-0.065 * s, 0.091 * s, 0.070 * s, 0),
+            (-0.040 * s, 0.097 * s, 0.075 * s, -0.001),
             (-0.038 * s, 0.01, 0.01, 0),
         ],
         shirt,
@@ -87,7 +85,7 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     # Head frame: origin at the top of the neck.
     r = 0.0655 * s  # half the head's height
     skull = ellipsoid((0, -r, 0.010), (0.045 * s, r, 0.055 * s), skin)
-    cap = ellipsoid((0, -1.14 * r, -0.009), (0.0485 * s, 0.94 * r, 0.0565 * s), hair)
+    cap = ellipsoid((0, -1.30 * r, -0.004), (0.0485 * s, 0.80 * r, 0.0585 * s), hair)
     face = [skull, cap]
     if long_hair:
         face.append(ellipsoid((0, -0.62 * r, -0.030), (0.046 * s, 1.15 * r, 0.034 * s), hair))
@@ -112,7 +110,7 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     foot = ellipsoid((0, 0.012 * s, 0.052 * s), (0.026 * s, 0.024 * s, shoe_length / 2), shoe, 14)
     ground = box((0, (FOOT - 0.006) * s, 0.052 * s), (0.046 * s, 0.012 * s, 0.9 * shoe_length), sole)
 
-    bones = {"pelvis": [pelvis, waist], "torso": [chest, neck], "head": face}
+    bones = {"pelvis": [pelvis], "torso": [chest, neck], "head": face}
     for side in ("left", "right"):
         bones[f"{side} upper arm"] = [sleeve]
         bones[f"{side} forearm"] = [arm, cuff, hand, thumb]

@@ -83,15 +83,41 @@ def quad(corner: Sequence[float], side_u: Sequence[float], side_v: Sequence[floa
 
 def box(centre: Sequence[float], size: Sequence[float], material: Material, yaw: float = 0.0) -> Mesh:
     """A box of `size` metres (x, y, z) around `centre`, turned by `yaw` radians about the vertical."""
-    a, b, c = (np.diag(np.asarray(size, float))[i] for i in range(3))
-    low = -np.asarray(size, float) / 2
-    sides = [(low, a, b), (low + c, a, b), (low, c, b), (low + a, c, b), (low, a, c), (low + b, a, c)]
-    faces = []
-    for corner, u, v in sides:
-        mesh = quad(corner, u, v, material)
-        outward = np.sign(mesh.normals[0] @ mesh.vertices.mean(0))
-        faces.append(Mesh(mesh.vertices, mesh.normals * outward, mesh.uv, mesh.faces, mesh.material, mesh.materials))
-    return moved(merge(faces), yaw_pose(yaw, centre))
+    size = np.asarray(size, float)
+    flat = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
+    vertices, normals, uv = np.zeros((6, 4, 3)), np.zeros((6, 4, 3)), np.zeros((6, 4, 2))
+    for i in range(6):
+        axis, sign = i // 2, 2 * (i % 2) - 1
+        u, v = ((2, 1), (0, 2), (0, 1))[axis]  # the texture's x and y: upright on the sides
+        vertices[i][:, [u, v]], vertices[i][:, axis] = flat / 2 * size[[u, v]], sign * size[axis] / 2
+        normals[i][:, axis] = sign
+        uv[i] = flat / 2 * size[[u, v]] + np.asarray(centre, float)[[u, v]]  # boxes at other places look different
+    quads = 4 * np.arange(6)[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])
+    mesh = Mesh(
+        vertices.reshape(-1, 3),
+        normals.reshape(-1, 3),
+        uv.reshape(-1, 2),
+        quads.reshape(-1, 3),
+        np.zeros(12, int),
+        (material,),
+    )
+    return moved(mesh, yaw_pose(yaw, centre))
+
+
+def prism(profile: Sequence[tuple[float, float]], width: float, material: Material) -> Mesh:
+    """A profile [(z, height), ...], star-shaped about its centre and run through from low front upwards, drawn out to
+    `width` metres along x around x = 0."""
+    outline = np.array([(z, -h) for z, h in profile])
+    centre, half, parts = outline.mean(0), width / 2, []
+    for (z0, y0), (z1, y1) in zip(outline, np.roll(outline, -1, 0), strict=True):
+        parts.append(quad((-half, y0, z0), (width, 0, 0), (0, y1 - y0, z1 - z0), material))
+        for x in (-half, half):
+            corners = np.array([(x, y0, z0), (x, y1, z1), (x, centre[1], centre[0])])
+            normals = np.broadcast_to([np.sign(x), 0.0, 0.0], (3, 3))
+            parts.append(
+                Mesh(corners, normals, corners[:, [2, 1]], np.array([[0, 1, 2]]), np.zeros(1, int), (material,))
+            )
+    return merge(parts)
 
 
 def loft(rings: Sequence[tuple[float, float, float, float]], material: Material, sides: int = 16) -> Mesh:

@@ -85,12 +85,21 @@ class _Faces:
     def __init__(self, mesh: Mesh, material: np.ndarray):
         corners = np.concatenate([mesh.normals, mesh.uv], 1)[mesh.faces].astype(np.float32)  # [F,3,5]
         self.base, self.du, self.dv = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        a, b, c = np.moveaxis(mesh.vertices.astype(np.float64)[mesh.faces], 1, 0)
+        normal = np.cross(b - a, c - a)
+        self.plane = np.concatenate([normal, np.einsum("fc,fc->f", normal, a)[:, None]], 1)  # n and n.a
         self.material = material
 
     def at(self, face: np.ndarray, bary: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(normal [P,3], not unit; uv [P,2])."""
         value = self.base[face] + bary[:, :1] * self.du[face] + bary[:, 1:] * self.dv[face]
         return value[:, :3], value[:, 3:]
+
+    def depth(self, face: np.ndarray, origin: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """Ray parameter float64 [P] where rays from one origin [3] cross the planes of the faces: the caster's own,
+        in float32, is off by some millimetres where a large face is seen at a grazing angle."""
+        plane = self.plane[face]
+        return (plane[:, 3] - plane[:, :3] @ origin) / np.einsum("pc,pc->p", plane[:, :3], direction)
 
 
 class _Painter:
@@ -140,8 +149,8 @@ class _Painter:
         """Linear colour [P,3], depth [P], label [P] and a mark [P,4] (normal and material-with-shadow) that tells
         edges, of image points uv [P,2]."""
         # With z = 1 in the camera's frame the ray parameter of a hit IS its z-depth.
-        direction = (geometry.rays(K, uv) @ c2w[:3, :3].T).astype(np.float32)
-        rays = np.concatenate([np.broadcast_to(c2w[:3, 3].astype(np.float32), direction.shape), direction], 1)
+        direction, centre = geometry.rays(K, uv) @ c2w[:3, :3].T, c2w[:3, 3]
+        rays = np.concatenate([np.broadcast_to(centre, direction.shape), direction], 1).astype(np.float32)
         depth, face, bary = _hits(self.scenery_rays, rays)
         label = np.zeros(len(uv), np.uint8)
         if self.figures is not None:
@@ -157,7 +166,8 @@ class _Painter:
         for faces, which in ((self.scenery, hit & (label == 0)), (self.figures, label > 0)):
             i = np.flatnonzero(which)
             if len(i):
-                point = rays[i, :3] + depth[i, None] * rays[i, 3:]
+                depth[i] = faces.depth(face[i], centre, direction[i])
+                point = centre + depth[i, None] * direction[i]
                 colour[i], mark[i] = self._shade(faces, face[i], bary[i], point, direction[i], depth[i] / K[0, 0])
         return colour, np.where(hit, depth, 0).astype(np.float32), label, mark
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.synthetic.mesh import Material, Mesh, box, capsule, ellipsoid, loft, merge, moved, quad, yaw_pose
+from engine.synthetic.mesh import Material, Mesh, box, capsule, ellipsoid, loft, merge, moved, prism, quad, yaw_pose
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _street(rng: np.random.Generator) -> Scenery:
             parts.append((_bench, _bin, _sign)[kind](rng, side, at))
         for z in np.arange(z0 + rng.uniform(0, 8), z1, 11.0):
             if rng.random() < 0.6:
-                parts.append(_car(rng, (side * (kerb - 0.25 - 0.85 + 0.9), float(z) + rng.uniform(-1, 1))))
+                parts.append(_car(rng, (side * (kerb - 0.1), float(z) + rng.uniform(-1, 1))))
     for z in np.arange(z0, z1, 6.0):  # a few millimetres high, so that road and paint are never the same surface
         parts.append(box((0, -0.001, z), (0.12, 0.002, 2.5), paint))
     parts.append(_house(rng, 0, z1, 60.0))
@@ -190,39 +190,24 @@ def _car(rng: np.random.Generator, at: tuple[float, float]) -> Mesh:
     lacquer = Material("skin", 1.0, _shade(rng, 0.25, 0.9))
     glass, tyre = Material("skin", 1.0, (0.16, 0.19, 0.22)), Material("fabric", 0.3, (0.10, 0.10, 0.10))
     lamp, plate = Material("skin", 1.0, (0.95, 0.92, 0.8)), Material(f"poster{rng.integers(4)}", 0.5)
-    # Lofts run along y; the car's length lies along it first and is then turned to z.
-    body = loft(
-        [
-            (-2.0, 0.05, 0.05, 0.10),
-            (-2.0, 0.70, 0.22, 0.12),
-            (-1.9, 0.80, 0.28, 0.08),
-            (-0.9, 0.84, 0.36, 0.02),
-            (1.1, 0.84, 0.36, 0.02),
-            (1.9, 0.80, 0.32, 0.05),
-            (2.0, 0.70, 0.24, 0.08),
-            (2.0, 0.05, 0.05, 0.08),
-        ],
-        lacquer,
-        28,
+    body = [(-2.0, 0.24), (-2.12, 0.36), (-2.08, 0.62), (-1.9, 0.74), (-0.95, 0.88), (1.6, 0.92), (2.05, 0.84)]
+    body += [(2.12, 0.5), (2.0, 0.24)]
+    cabin, top = (
+        [(-0.98, 0.86), (-0.30, 1.36), (0.90, 1.38), (1.62, 0.88)],
+        [(-0.36, 1.34), (-0.2, 1.43), (0.8, 1.43), (1.0, 1.34)],
     )
-    cabin = loft(
-        [(-1.05, 0.6, 0.02, -0.30), (-0.55, 0.66, 0.32, -0.36), (0.75, 0.66, 0.34, -0.38), (1.5, 0.58, 0.02, -0.30)],
-        glass,
-        24,
-    )
-    top = box((0, 0.1, -0.70), (1.1, 1.15, 0.05), lacquer)
-    lay = np.array([[1, 0, 0, 0], [0, 0, 1, -0.55], [0, -1, 0, 0], [0, 0, 0, 1]], float)
-    car = [moved(mesh, lay) for mesh in (body, cabin, top)]
+    car = [prism(body, 1.72, lacquer), prism(cabin, 1.44, glass), prism(top, 1.5, lacquer)]
+    hub = Material("skin", 1.0, (0.6, 0.6, 0.62))
     for x in (-0.78, 0.78):
         for z in (-1.25, 1.25):
             wheel = loft(
                 [(-0.1, 0.02, 0.02, 0), (-0.1, 0.31, 0.31, 0), (0.1, 0.31, 0.31, 0), (0.1, 0.02, 0.02, 0)], tyre
             )
             roll = np.array([[0, 1, 0, x], [-1, 0, 0, -0.31], [0, 0, 1, z], [0, 0, 0, 1]], float)
-            car.append(moved(wheel, roll))
-        car.append(box((x * 0.75, -0.56, -1.97), (0.28, 0.12, 0.06), lamp))
-        car.append(box((x * 0.75, -0.56, 1.97), (0.28, 0.12, 0.06), Material("skin", 1.0, (0.7, 0.1, 0.1))))
-    car.append(box((0, -0.42, -2.0), (0.5, 0.12, 0.05), plate))
+            car += [moved(wheel, roll), ellipsoid((1.1 * x, -0.31, z), (0.03, 0.17, 0.17), hub, 10)]
+        car.append(box((x * 0.75, -0.58, -2.07), (0.28, 0.12, 0.06), lamp))
+        car.append(box((x * 0.75, -0.66, 2.07), (0.28, 0.12, 0.06), Material("skin", 1.0, (0.7, 0.1, 0.1))))
+    car.append(box((0, -0.42, -2.11), (0.5, 0.12, 0.05), plate))
     return moved(merge(car), yaw_pose(0 if rng.random() < 0.5 else np.pi, (at[0], 0, at[1])))
 
 
