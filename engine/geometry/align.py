@@ -1,8 +1,8 @@
 """One metric depth from two heads: smooth relative disparity brought to the scale of metric depth, all frames at once.
 
 minimise  sum_t sum_i  w_i rho(a_t d_ti + b_t - 1/z_ti) + smoothness of (log a_t, b_t) over time,
-by iteratively reweighted least squares (Huber; Holland & Welsch 1977) on a grid of static pixels. Points are weighed so that near and
-far disparities count alike, and the worst residuals are trimmed in addition to the mask.
+by iteratively reweighted least squares (Huber; Holland & Welsch 1977) on a grid of static pixels. Points are weighed so
+that near and far disparities count alike, and the worst residuals are trimmed in addition to the mask.
 """
 
 import numpy as np

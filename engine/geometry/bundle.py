@@ -53,7 +53,8 @@ class Observations:
 @dataclass(frozen=True)
 class Bundle:
     """The unknowns: c2w [F,4,4]; log_scale [F] of the frames' depth; anchor int64 [P]; ray [P,2] (x/z, y/z in the
-    anchor camera under the given K); log_depth [P] in the anchor camera; log_focal, a shared factor on the focal length.
+    anchor camera under the given K); log_depth [P] in the anchor camera; log_focal, a shared factor on the focal
+    length.
     """
 
     c2w: np.ndarray
@@ -94,8 +95,8 @@ class Prior:
 
 @dataclass(frozen=True)
 class Solution:
-    """The adjusted bundle, its robust cost, the standard deviation [P] of the points' log depth (with the poses held, so
-    a lower bound) and of the log focal factor, whether the steps converged, and the cost before every step."""
+    """The adjusted bundle, its robust cost, the standard deviation [P] of the points' log depth (with the poses held,
+    so a lower bound) and of the log focal factor, whether the steps converged, and the cost before every step."""
 
     bundle: Bundle
     cost: float
@@ -117,8 +118,8 @@ def adjust(
 ) -> Solution:
     """Minimise reprojection, depth and prior residuals over the whole bundle.
 
-    K [3,3] pixels. Stops when a step lowers the cost by less than `tolerance` of it. BLAS is held to one thread, so that
-    equal inputs give equal bytes on any machine load.
+    K [3,3] pixels. Stops when a step lowers the cost by less than `tolerance` of it. BLAS is held to one thread, so
+    that equal inputs give equal bytes however many cores a worker has.
     """
     with threadpool_limits(limits=1, user_api="blas"):
         return _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations, tolerance)
@@ -158,7 +159,7 @@ def _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations
     sigma = np.sqrt(np.linalg.inv(V + 1e-9 * np.eye(3))[:, 2, 2])
     focal_sigma = 0.0
     if free[-1]:
-        A, S = _schur(H, W, V, free, 1e-9)
+        S = _schur(H, W, V, free, 1e-9)
         try:
             focal_sigma = float(np.sqrt(cho_solve(cho_factor(S), np.eye(len(S))[-1])[-1]))
         except LinAlgError:
@@ -186,7 +187,7 @@ def _solve(H, g, W, V, gp, free, damping) -> tuple[np.ndarray, np.ndarray] | Non
     try:
         V = V + damping * V * np.eye(3) + 1e-12 * np.eye(3)
         inverse = np.linalg.inv(V)
-        A, S = _schur(H, W, V, free, damping)
+        S = _schur(H, W, V, free, damping)
         reduced = g[free] - np.einsum("pif,pi->f", W[:, :, free], np.einsum("pij,pj->pi", inverse, gp))
         step = np.zeros(len(g))
         step[free] = -cho_solve(cho_factor(S), reduced)
@@ -195,13 +196,12 @@ def _solve(H, g, W, V, gp, free, damping) -> tuple[np.ndarray, np.ndarray] | Non
     return step, -np.einsum("pij,pj->pi", inverse, gp + W @ step)
 
 
-def _schur(H, W, V, free, damping) -> tuple[np.ndarray, np.ndarray]:
+def _schur(H, W, V, free, damping) -> np.ndarray:
     """The reduced camera matrix over the free unknowns: H - W^T V^-1 W."""
     root = np.linalg.cholesky(V)
     A = np.linalg.solve(root, W[:, :, free]).reshape(-1, int(free.sum()))
     S = H[np.ix_(free, free)]
-    S = S + damping * np.diag(np.diag(S)) + 1e-12 * np.eye(len(S)) - A.T @ A
-    return A, S
+    return S + damping * np.diag(np.diag(S)) + 1e-12 * np.eye(len(S)) - A.T @ A
 
 
 def evaluate(bundle, observations, K, prior, pixel_sigma, depth_sigma) -> float:
@@ -276,56 +276,76 @@ def _prior_terms(bundle, prior, H, g, V, gp) -> float:
 
 
 @njit(cache=True)
-def _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv, log_measured, r, J, Jp):
-    """One observation: residuals r [3] (pixels, pixels, log depth), Jacobians J [3,14] by (frame 7, anchor rotation and
-    centre 6, focal 1) and Jp [3,3] by (ray, log depth). False when the point is not in front of the camera."""
+def _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv, log_measured, r, J, Jp, derive):
+    """One observation: residuals r [3] (pixels, pixels, log depth) and, when `derive`, Jacobians J [3,14] by (frame 7,
+    anchor rotation and centre 6, focal 1) and Jp [3,3] by (ray, log depth). False when the point is behind the camera.
+
+    Written out by component: small arrays and matrix products would cost more than the arithmetic.
+    """
     a = anchor[p]
     factor = np.exp(log_focal)
     inverse = np.exp(-log_depth[p])
-    m = np.array([ray[p, 0] / factor, ray[p, 1] / factor, 1.0])
-    Rj, Ra = c2w[f, :3, :3], c2w[a, :3, :3]
-    B = Rj.T.copy() @ Ra.copy()
-    baseline = Rj.T.copy() @ (c2w[a, :3, 3] - c2w[f, :3, 3])
-    q = B @ m + inverse * baseline
-    if q[2] < 1e-4:
+    m0, m1 = ray[p, 0] / factor, ray[p, 1] / factor
+    d0, d1, d2 = c2w[a, 0, 3] - c2w[f, 0, 3], c2w[a, 1, 3] - c2w[f, 1, 3], c2w[a, 2, 3] - c2w[f, 2, 3]
+    w0 = c2w[a, 0, 0] * m0 + c2w[a, 0, 1] * m1 + c2w[a, 0, 2] + inverse * d0
+    w1 = c2w[a, 1, 0] * m0 + c2w[a, 1, 1] * m1 + c2w[a, 1, 2] + inverse * d1
+    w2 = c2w[a, 2, 0] * m0 + c2w[a, 2, 1] * m1 + c2w[a, 2, 2] + inverse * d2
+    q0 = c2w[f, 0, 0] * w0 + c2w[f, 1, 0] * w1 + c2w[f, 2, 0] * w2
+    q1 = c2w[f, 0, 1] * w0 + c2w[f, 1, 1] * w1 + c2w[f, 2, 1] * w2
+    q2 = c2w[f, 0, 2] * w0 + c2w[f, 1, 2] * w1 + c2w[f, 2, 2] * w2
+    if q2 < 1e-4:
         return False
     fx, fy = lens[0] * factor, lens[1] * factor
-    r[0] = fx * q[0] / q[2] + lens[2] - uv[0]
-    r[1] = fy * q[1] / q[2] + lens[3] - uv[1]
-    P = np.zeros((3, 3))  # residuals by q
-    P[0, 0], P[0, 2] = fx / q[2], -fx * q[0] / q[2] ** 2
-    P[1, 1], P[1, 2] = fy / q[2], -fy * q[1] / q[2] ** 2
-    J[:] = 0.0
-    Jp[:] = 0.0
+    x, y, iz = q0 / q2, q1 / q2, 1 / q2
     has_depth = not np.isnan(log_measured)
-    r[2] = 0.0
+    r[0] = fx * x + lens[2] - uv[0]
+    r[1] = fy * y + lens[3] - uv[1]
+    r[2] = np.log(q2) + log_depth[p] - log_measured - log_scale[f] if has_depth else 0.0
+    if not derive:
+        return True
+    for k in range(16):
+        # dq by frame rotation ([q]x), frame centre, anchor rotation (-B [m]x), anchor centre, focal, ray, log depth
+        if k < 3:
+            e0, e1, e2 = (0.0, q2, -q1) if k == 0 else ((-q2, 0.0, q0) if k == 1 else (q1, -q0, 0.0))
+        elif k < 6 or 9 <= k < 12:
+            gain = -inverse if k < 6 else inverse
+            e0, e1, e2 = gain * c2w[f, k % 3, 0], gain * c2w[f, k % 3, 1], gain * c2w[f, k % 3, 2]
+        else:
+            if k == 6:
+                v0, v1, v2 = 0.0, -1.0, m1
+            elif k == 7:
+                v0, v1, v2 = 1.0, 0.0, -m0
+            elif k == 8:
+                v0, v1, v2 = -m1, m0, 0.0
+            elif k == 12:
+                v0, v1, v2 = -m0, -m1, 0.0
+            elif k == 13:
+                v0, v1, v2 = 1 / factor, 0.0, 0.0
+            elif k == 14:
+                v0, v1, v2 = 0.0, 1 / factor, 0.0
+            else:
+                v0, v1, v2 = 0.0, 0.0, 0.0
+            if k < 15:
+                u0 = c2w[a, 0, 0] * v0 + c2w[a, 0, 1] * v1 + c2w[a, 0, 2] * v2
+                u1 = c2w[a, 1, 0] * v0 + c2w[a, 1, 1] * v1 + c2w[a, 1, 2] * v2
+                u2 = c2w[a, 2, 0] * v0 + c2w[a, 2, 1] * v1 + c2w[a, 2, 2] * v2
+            else:
+                u0, u1, u2 = -inverse * d0, -inverse * d1, -inverse * d2
+            e0 = c2w[f, 0, 0] * u0 + c2w[f, 1, 0] * u1 + c2w[f, 2, 0] * u2
+            e1 = c2w[f, 0, 1] * u0 + c2w[f, 1, 1] * u1 + c2w[f, 2, 1] * u2
+            e2 = c2w[f, 0, 2] * u0 + c2w[f, 1, 2] * u1 + c2w[f, 2, 2] * u2
+        g0, g1 = fx * iz * (e0 - x * e2), fy * iz * (e1 - y * e2)
+        g2 = iz * e2 if has_depth else 0.0
+        if k < 6:
+            J[0, k], J[1, k], J[2, k] = g0, g1, g2
+        elif k < 13:
+            J[0, k + 1], J[1, k + 1], J[2, k + 1] = g0, g1, g2
+        else:
+            Jp[0, k - 13], Jp[1, k - 13], Jp[2, k - 13] = g0, g1, g2
+    J[0, 6], J[1, 6], J[2, 6] = 0.0, 0.0, -1.0 if has_depth else 0.0
+    J[0, 13] += fx * x
+    J[1, 13] += fy * y
     if has_depth:
-        r[2] = np.log(q[2]) + log_depth[p] - log_measured - log_scale[f]
-        P[2, 2] = 1 / q[2]
-    # dq by: frame rotation [q]x, frame centre, anchor rotation -B [m]x, anchor centre, focal, ray, log depth
-    Dq = np.zeros((3, 16))
-    Dq[0, 1], Dq[0, 2], Dq[1, 0], Dq[1, 2], Dq[2, 0], Dq[2, 1] = -q[2], q[1], q[2], -q[0], -q[1], q[0]
-    for i in range(3):
-        for k in range(3):
-            Dq[i, 3 + k] = -inverse * Rj[k, i]
-            Dq[i, 9 + k] = inverse * Rj[k, i]
-        Dq[i, 6] = -(B[i, 1] * m[2] - B[i, 2] * m[1])
-        Dq[i, 7] = -(B[i, 2] * m[0] - B[i, 0] * m[2])
-        Dq[i, 8] = -(B[i, 0] * m[1] - B[i, 1] * m[0])
-        Dq[i, 12] = -(B[i, 0] * m[0] + B[i, 1] * m[1])
-        Dq[i, 13] = B[i, 0] / factor
-        Dq[i, 14] = B[i, 1] / factor
-        Dq[i, 15] = -inverse * baseline[i]
-    D = P @ Dq
-    for i in range(3):
-        J[i, :6] = D[i, :6]
-        J[i, 7:13] = D[i, 6:12]
-        J[i, 13] = D[i, 12]
-        Jp[i] = D[i, 13:16]
-    J[0, 13] += fx * q[0] / q[2]
-    J[1, 13] += fy * q[1] / q[2]
-    if has_depth:
-        J[2, 6] = -1.0
         Jp[2, 2] += 1.0
     return True
 
@@ -340,9 +360,8 @@ def _cost(
     r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
     total = 0.0
     for o in range(len(frame)):
-        if _residual(
-            c2w, log_scale, anchor, ray, log_depth, log_focal, lens, frame[o], point[o], uv[o], measured[o], r, J, Jp
-        ):
+        f, p, m = frame[o], point[o], measured[o]
+        if _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, False):
             total += 0.5 * np.log1p((r[0] ** 2 + r[1] ** 2) / pixel_sigma**2)
             total += 0.5 * 4 * np.log1p((r[2] / depth_sigma) ** 2 / 4)
         else:
@@ -379,8 +398,8 @@ def _accumulate(
     weight = np.zeros(3)
     total = 0.0
     for o in range(len(frame)):
-        f, p = frame[o], point[o]
-        if not _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], measured[o], r, J, Jp):
+        f, p, m = frame[o], point[o], measured[o]
+        if not _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, True):
             total += 0.5 * np.log1p((BEHIND / pixel_sigma) ** 2)
             continue
         square = (r[0] ** 2 + r[1] ** 2) / pixel_sigma**2
@@ -393,19 +412,17 @@ def _accumulate(
         for k in range(6):
             column[7 + k] = 7 * anchor[p] + k
         column[13] = H.shape[0] - 1
-        for i in range(3):
-            for k in range(14):
-                x = weight[i] * J[i, k]
-                if x == 0.0:
-                    continue
-                g[column[k]] += x * r[i]
-                for l in range(14):
-                    H[column[k], column[l]] += x * J[i, l]
-                for l in range(3):
-                    W[p, l, column[k]] += x * Jp[i, l]
-            for k in range(3):
-                x = weight[i] * Jp[i, k]
-                gp[p, k] += x * r[i]
-                for l in range(3):
-                    V[p, k, l] += x * Jp[i, l]
+        for k in range(14):
+            x, y, z = weight[0] * J[0, k], weight[1] * J[1, k], weight[2] * J[2, k]
+            row = column[k]
+            g[row] += x * r[0] + y * r[1] + z * r[2]
+            for l in range(14):
+                H[row, column[l]] += x * J[0, l] + y * J[1, l] + z * J[2, l]
+            for l in range(3):
+                W[p, l, row] += x * Jp[0, l] + y * Jp[1, l] + z * Jp[2, l]
+        for k in range(3):
+            x, y, z = weight[0] * Jp[0, k], weight[1] * Jp[1, k], weight[2] * Jp[2, k]
+            gp[p, k] += x * r[0] + y * r[1] + z * r[2]
+            for l in range(3):
+                V[p, k, l] += x * Jp[0, l] + y * Jp[1, l] + z * Jp[2, l]
     return total

@@ -72,8 +72,8 @@ def fit_turning(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Rotations c2w [T,3,3], focal factors [T] and the median residual (pixels) of a camera that turns on the spot.
 
-    uv [M,T,2] (NaN = not seen). Rotations are chained from frame to frame, then directions and rotations are averaged in
-    turn, each by Wahba's problem (Kabsch 1976) with Cauchy weights; `zoom` also fits one focal factor per frame.
+    uv [M,T,2] (NaN = not seen). Rotations are chained from frame to frame, then directions and rotations are averaged
+    in turn, each by Wahba's problem (Kabsch 1976) with Cauchy weights; `zoom` also fits one focal factor per frame.
     """
     count = uv.shape[1]
     seen = np.isfinite(uv[..., 0])

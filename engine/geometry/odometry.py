@@ -1,4 +1,4 @@
-"""Poses from known points: perspective-n-point frame by frame against lifted depth, refinement, and what it explains."""
+"""Poses from known points, frame by frame: perspective-n-point against lifted depth, refinement, depth scales."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from engine.geometry.camera import invert, pose, project, transform, unproject
 
 @dataclass(frozen=True)
 class Path:
-    """c2w float64 [T,4,4]; log_scale float64 [T] added to the log of each frame's depth; solved bool [T]: False where the
-    pose was only extrapolated; points float64 [M,3] world points of the tracks, NaN where a track never had depth."""
+    """c2w float64 [T,4,4]; log_scale float64 [T] added to the log of each frame's depth; solved bool [T]: False where
+    the pose was only extrapolated; points float64 [M,3] world points of the tracks, NaN where a track never had depth."""
 
     c2w: np.ndarray
     log_scale: np.ndarray
@@ -141,16 +141,39 @@ def refine_poses(
     return out
 
 
-def reprojection_errors(uv: np.ndarray, points: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Distance [M,T] in pixels between uv [M,T,2] and the projections of world points [M,3]; inf behind the camera, NaN
-    where there is no sighting or no point. K [3,3] or [T,3,3] pixels."""
-    out = np.full(uv.shape[:2], np.nan)
-    K_t = np.broadcast_to(K, (uv.shape[1], 3, 3))
-    for t in range(uv.shape[1]):
-        index = np.flatnonzero(np.isfinite(uv[:, t, 0]) & np.isfinite(points[:, 0]))
-        at, z = project(K_t[t], transform(invert(c2w[t]), points[index]))
-        out[index, t] = np.where(z > 1e-3, np.linalg.norm(at - uv[index, t], axis=1), np.inf)
+def lift_points(uv: np.ndarray, depth: np.ndarray, c2w: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """World points [M,3] of tracks uv [M,T,2]: the median over the sightings with depth [M,T]; NaN without any.
+
+    c2w [T,4,4]; K [T,3,3] pixels."""
+    world = np.full((*depth.shape, 3), np.nan)
+    for t in range(depth.shape[1]):
+        index = np.flatnonzero(np.isfinite(uv[:, t, 0]) & (depth[:, t] > 0))
+        world[index, t] = transform(c2w[t], unproject(K[t], uv[index, t], depth[index, t]))
+    out = np.full((len(uv), 3), np.nan)
+    some = np.isfinite(world[..., 0]).any(1)
+    out[some] = np.nanmedian(world[some], axis=1)
     return out
+
+
+def synchronise_scales(log_depth: np.ndarray, sigma: float = 0.07, iterations: int = 20) -> np.ndarray:
+    """Log factors s [T] that make log_depth [M,T] + s constant along every track (NaN = not seen).
+
+    Two-way robust fit (Cauchy weights): the tracks' levels and the frames' factors in turn; the factors are pulled to 0
+    with `sigma`, lightly, so that a long clip does not drift where tracks are short.
+    """
+    known = np.isfinite(log_depth)
+    value = np.where(known, log_depth, 0)
+    weight = known.astype(np.float64)
+    s = np.zeros(log_depth.shape[1])
+    for _ in range(iterations):
+        level = (weight * (value + s)).sum(1) / np.maximum(weight.sum(1), 1e-9)
+        residual = np.where(known, level[:, None] - value, 0)
+        total = weight.sum(0)
+        s = (weight * residual).sum(0) / np.maximum(total * (1 + 1e-2 * (0.05 / sigma) ** 2), 1e-9)
+        off = residual - s
+        width = 1.4826 * np.median(np.abs(off[known])) + 1e-9 if known.any() else 1.0
+        weight = known / (1 + (off / (2 * width)) ** 2)
+    return s
 
 
 def robust_centre(values: np.ndarray, iterations: int = 20) -> float:

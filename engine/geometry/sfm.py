@@ -13,7 +13,9 @@ import numpy as np
 from engine.geometry.bundle import Bundle, Observations, Prior, Solution, adjust
 from engine.geometry.camera import first_frame_world, interpolate_poses, invert, pose, rays, transform
 from engine.geometry.classify import Motion, MotionOptions, classify_motion, fit_turning
-from engine.geometry.odometry import refine_poses, reprojection_errors, solve_pnp
+from engine.geometry.keyframes import build_bundle, first_seen, keyframes, observe
+from engine.geometry.odometry import refine_poses, solve_pnp
+from engine.geometry.reprojection import median_of, reprojection_errors, share_within, turning_errors
 from engine.geometry.tracks import PointTracks
 from engine.types import CameraKind
 
@@ -64,33 +66,6 @@ def solve_monocular(
         return _turning(uv, K, replace(motion, kind="failed", R=np.repeat(np.eye(3)[None], uv.shape[1], 0)))
     solution, chosen, points_of = grown
     return _finish(uv, K, keys[:chosen], solution, points_of, motion)
-
-
-def keyframes(count: int, every: int) -> np.ndarray:
-    """Frame indices int64: every `every`-th frame, the first and the last."""
-    return np.unique(np.r_[np.arange(0, count, every), count - 1])
-
-
-def observe(
-    uv: np.ndarray, depth: np.ndarray | None, frames: np.ndarray, minimum: int
-) -> tuple[Observations, np.ndarray]:
-    """Sightings in `frames` of the tracks seen in at least `minimum` of them, and the rows of those tracks in uv [M,T,2].
-
-    Frames are numbered by their place in `frames`, points by their place in the returned rows; depth [M,T] (0 = none).
-    """
-    seen = np.isfinite(uv[:, frames, 0])
-    rows = np.flatnonzero(seen.sum(1) >= minimum)
-    point, frame = np.nonzero(seen[rows])
-    at = (rows[point], frames[frame])
-    measured = np.zeros(len(point)) if depth is None else depth[at].astype(np.float64)
-    return Observations(frame, point, uv[at].astype(np.float64), measured), rows
-
-
-def first_seen(observations: Observations, points: int) -> np.ndarray:
-    """int64 [P]: index into the observations of each point's first sighting."""
-    first = np.full(points, len(observations.frame))
-    np.minimum.at(first, observations.point, np.arange(len(observations.frame)))
-    return first
 
 
 class _Map:
@@ -174,31 +149,9 @@ class _Map:
         c2w = interpolate_poses(self.keys[:n].astype(float), np.array([a, b], float), ends)
         c2w[1:-1] = refine_poses(self.uv[:, self.keys[:n]], points, c2w, self.K, np.arange(1, n - 1))[1:-1]
         observations, rows = observe(self.uv, None, self.keys[:n], 3)
-        return self._adjust(self._bundle(c2w, points[rows], observations), observations, rows, n, 40, free_focal=False)
-
-    def _bundle(
-        self, c2w: np.ndarray, points: np.ndarray, observations: Observations, log_focal: float = 0.0
-    ) -> Bundle:
-        """A bundle from poses and the points that are known; the others take the depth of known neighbours."""
-        first = first_seen(observations, len(points))
-        anchor, at = observations.frame[first], observations.uv[first]
-        K = self.K.copy()
-        K[[0, 1], [0, 1]] *= np.exp(log_focal)
-        local = np.einsum("pji,pj->pi", c2w[anchor, :3, :3], points - c2w[anchor, :3, 3])
-        known = np.isfinite(local[:, 2]) & (local[:, 2] > 1e-3)
-        log_depth = np.where(known, np.log(np.where(known, local[:, 2], 1)), np.nan)
-        ray = np.where(known[:, None], local[:, :2] / np.where(known, local[:, 2], 1)[:, None], rays(K, at)[:, :2])
-        fallback = float(np.median(log_depth[known])) if known.any() else 0.0
-        for i in np.flatnonzero(~known):
-            c = c2w[anchor[i]]
-            near = (points[known] - c[:3, 3]) @ c[:3, :3]
-            ahead = near[:, 2] > 1e-3
-            if not ahead.any():
-                log_depth[i] = fallback
-                continue
-            distance = np.linalg.norm(near[ahead, :2] / near[ahead, 2:] - ray[i], axis=1)
-            log_depth[i] = np.median(np.log(near[ahead, 2][np.argsort(distance, kind="stable")[:5]]))
-        return Bundle(c2w, np.zeros(len(c2w)), anchor, ray * np.exp(log_focal), log_depth, log_focal)
+        return self._adjust(
+            build_bundle(c2w, points[rows], observations, self.K), observations, rows, n, 40, free_focal=False
+        )
 
     def _extend(self, bundle: Bundle, rows: np.ndarray, n: int) -> tuple[Bundle, Observations, np.ndarray] | None:
         """The bundle with keyframe n - 1 and the tracks that now are seen in three keyframes, or None when lost."""
@@ -215,7 +168,7 @@ class _Map:
             return None
         c2w = np.concatenate([bundle.c2w, found[0][None]])
         observations, now = observe(self.uv, None, self.keys[:n], 3)
-        return self._bundle(c2w, points[now], observations, bundle.log_focal), observations, now
+        return build_bundle(c2w, points[now], observations, self.K, bundle.log_focal), observations, now
 
 
 def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
@@ -237,27 +190,6 @@ def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
     )
 
 
-def turning_errors(uv: np.ndarray, R: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Distance [M,T] in pixels between uv [M,T,2] and the projections of each track's mean direction; K [T,3,3]."""
-    d = np.stack([rays(K[t], uv[:, t]) @ R[t].T for t in range(uv.shape[1])], 1)
-    d /= np.linalg.norm(d, axis=-1, keepdims=True)
-    some = np.isfinite(d[..., 0]).any(1)
-    points = np.full((len(uv), 3), np.nan)
-    points[some] = np.nanmedian(d[some], axis=1)
-    return reprojection_errors(uv, points, pose(R, np.zeros((len(R), 3))), K)
-
-
-def share_within(errors: np.ndarray, limit: float) -> np.ndarray:
-    """Share [T] of the known errors [M,T] that are at most `limit`; 0 for a frame without any."""
-    known = ~np.isnan(errors)
-    return (errors <= limit).sum(0) / np.maximum(known.sum(0), 1)
-
-
-def median_of(errors: np.ndarray) -> np.ndarray:
-    """Median [T] of the known errors [M,T]; inf for a frame without any."""
-    return np.array([np.median(e[~np.isnan(e)]) if (~np.isnan(e)).any() else np.inf for e in errors.T])
-
-
 def _finish(uv, K, keys, solution: Solution, rows, motion: Motion) -> Reconstruction:
     """All frames from the keyframes, the scale normalised, everything measured."""
     bundle = solution.bundle
@@ -271,7 +203,7 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion) -> Reconstruc
     c2w = interpolate_poses(np.arange(count, dtype=float), keys.astype(float), bundle.c2w)
     c2w = refine_poses(uv, points, c2w, K, np.setdiff1d(np.arange(count), keys))
     errors = reprojection_errors(uv, points, c2w, K)
-    wild = np.nanmedian(np.where(np.isfinite(errors), errors, 1e3)[rows], axis=1) > 4
+    wild = np.nanmedian(np.minimum(errors[rows], 1e3), axis=1) > 4
     points[rows[wild]], log_sigma[rows[wild]] = np.nan, np.inf
     seen = np.isfinite(uv[:, 0, 0]) & np.isfinite(points[:, 0])
     depth = transform(invert(c2w[0]), points[seen])[:, 2] if seen.any() else np.exp(bundle.log_depth)

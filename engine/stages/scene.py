@@ -102,7 +102,7 @@ def _span(depth: np.ndarray) -> tuple[float, float]:
 def depth_flicker(frames: np.ndarray, depth: np.ndarray, static: np.ndarray, step: int = 8) -> float:
     """Median of |z_{t+1}(p') / z_t(p) - 1| over static points p that optical flow carries to p' one frame later.
 
-    Camera motion changes depth too; the number compares two depths of the same clip. 0 when there is nothing to compare.
+    Camera motion changes depth too: the number compares two depths of one clip. 0 when there is nothing to compare.
     """
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     grays = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), None, fx=0.5, fy=0.5) for f in frames]

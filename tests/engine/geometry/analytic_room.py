@@ -114,7 +114,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, pixels: floa
 def disturb(
     depth: np.ndarray, seed: int, jitter: float = 0.05, pixel: float = 0.02, smooth: float = 0.03
 ) -> np.ndarray:
-    """Depth with the errors of a per-frame metric head: log-scale jitter, pixel noise, noise smooth over 100 px of 832."""
+    """Depth with the errors of a per-frame metric head: log-scale jitter, noise by pixel and over 100 px of 832."""
     rng = np.random.default_rng(seed)
     count, height, width = depth.shape
     out = np.empty_like(depth)

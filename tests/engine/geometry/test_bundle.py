@@ -56,7 +56,7 @@ def test_jacobians_agree_with_finite_differences():
     def residual(bundle: ba.Bundle, o: int):
         r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
         args = ba._arrays(bundle, seen, K)
-        assert ba._residual(*args[:7], seen.frame[o], seen.point[o], seen.uv[o], args[10][o], r, J, Jp)
+        assert ba._residual(*args[:7], seen.frame[o], seen.point[o], seen.uv[o], args[10][o], r, J, Jp, True)
         return r, J, Jp
 
     step = 1e-6
