@@ -36,7 +36,9 @@ class ModelOptions:
 class SampleOptions:
     steps: int = option(40, "Euler steps; the paper: 40")
     image_scale: float = option(5.0, "guidance on the references (Phantom's s_img); the paper: one scale of 5")
-    text_scale: float = option(5.0, "guidance on the text (Phantom's s_text; its release uses 7.5). Equal scales need two passes")
+    text_scale: float = option(
+        5.0, "guidance on the text (Phantom's s_text; its release uses 7.5). Equal scales need two passes"
+    )
     condition: str = option("holistic", "background of the condition: anchor or holistic", ("anchor", "holistic"))
     count: int = option(1, "units sampled at each interval of training")
 
@@ -76,14 +78,15 @@ class TrainOptions:
 class EncodeOptions:
     shards: str = option(MISSING, "folder or URL of sample shards")
     latents: str = option(MISSING, "folder or URL of the latent shards to write")
-    shard_samples: int = option(64, "samples per latent shard; about 1.4 GB at 81 x 480 x 832")
     model: ModelOptions = option(ModelOptions(), "whose encoders")
     data: DataOptions = option(DataOptions(), "clip window and size")
 
 
 @dataclass
 class SampleRunOptions:
-    shards: str = option(MISSING, "folder or URL of samples or inference requests; the N views of a world are its agents")
+    shards: str = option(
+        MISSING, "folder or URL of samples or inference requests; the N views of a world are its agents"
+    )
     output: str = option("runs/samples", "folder of the videos, one mp4 per agent")
     latents: str = option("${output}/latents", "where data.encode=ahead keeps the latent shards")
     model: ModelOptions = option(ModelOptions(), "model.weights is the export of a run")

@@ -6,17 +6,19 @@ of samples consumed, it is free of placement, and another world size continues t
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from shards.dataset import Dataset
 from shards.options import option
+from shards.reader import SampleStream
 from trainer.flow import FlowOptions, sample_sigma
 from trainer.latents import ClipOptions, LatentClip
+from trainer.model.parallelize import Grid
 
 
 @dataclass
@@ -33,7 +35,9 @@ class DataOptions:
     anchor_ratio: float = option(
         0.5, "share of samples conditioned on the anchor background, the rest on the holistic one; the paper gives none"
     )
-    use_depth: bool = option(True, "feed the depth condition; False is the paper's ablation without depth (zero latents)")
+    use_depth: bool = option(
+        True, "feed the depth condition; False is the paper's ablation without depth (zero latents)"
+    )
     drop_text: float = option(0.1, "share of samples with the empty text; as classifier-free guidance needs it")
     drop_identity: float = option(0.05, "share of samples with zero latents in place of the references")
     drop_both: float = option(0.1, "share of samples with both dropped: the negative pass of Phantom's guidance")
@@ -42,12 +46,19 @@ class DataOptions:
         False, "leave the latent frame a reference was cut from out of the loss, so that copying it earns nothing"
     )
     text_length: int = option(512, "tokens the text is zero-padded to; Wan2.1: 512")
-    held_out: float = option(0.02, "share of units kept for the held-out loss, at least one where there are two or more")
+    held_out: float = option(
+        0.02, "share of units kept for the held-out loss, at least one where there are two or more"
+    )
     workers: int = option(4, "loader processes per rank; 0 loads in the training process")
     prefetch: int = option(2, "batches each loader process prepares ahead")
+    bad_samples: str = option(
+        "strict", "strict: a damaged sample stops the training; skip: another takes its place", ("strict", "skip")
+    )
+    bad_cap: int = option(10, "damaged samples skipped per loader process before it stops all the same")
     seed: int = option(0, "of the order, the dropouts, sigma and noise")
 
 
+Read = Callable[[str], LatentClip]
 Unit = tuple[str, ...]  # keys of the views of one world, by view name; a single key without pairs
 
 
@@ -55,7 +66,9 @@ class DataError(ValueError):
     """The shards cannot serve this training."""
 
 
-def split_units(pairs: dict[str, tuple[str, str] | None], branches: int, held_out: float) -> tuple[list[Unit], list[Unit]]:
+def split_units(
+    pairs: dict[str, tuple[str, str] | None], branches: int, held_out: float
+) -> tuple[list[Unit], list[Unit]]:
     """(training, held-out) units from key -> (pair id, view) or None. The split follows the hash of the unit's name.
 
     With one branch every sample is a unit of its own, but the views of a world fall on the same side.
@@ -113,48 +126,50 @@ def stack(samples: list[TrainingSample]) -> Batch:
     return Batch(**tensors, keys=tuple(key for s in samples for key in s.keys))
 
 
-class TrainingSet(Dataset):
-    """Map-style over sample numbers, endless: unit = permutation(seed, epoch)[g mod n].
+class TrainingStream(SampleStream):
+    """The training samples of one data rank. Item number g is a `TrainingSample` that follows from (seed, g) alone.
 
-    read(key) returns the clip; `branch` restricts the sample to one branch (branch parallelism), drawing exactly what
-    the whole sample would.
+    `branch` restricts it to one branch (branch parallelism), with exactly the draws of the whole sample.
     """
 
     def __init__(
         self,
+        dataset: Dataset,
         units: list[Unit],
-        read: Callable[[str], LatentClip],
+        read: Read,
         options: DataOptions,
         flow: FlowOptions,
-        branch: int | None = None,
+        grid: Grid,
+        batch: int,
     ):
-        self.units, self.read, self.options, self.flow, self.branch = units, read, options, flow, branch
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        bad = {"bad": options.bad_samples, "bad_cap": options.bad_cap}
+        super().__init__(dataset, seed=options.seed, batch=batch, rank=grid.data, world=grid.data_size, **bad)
+        self.items, self.read_clip, self.options, self.flow, self.branch = units, read, options, flow, grid.branch
+        self._number = 0
 
-    def unit(self, number: int) -> Unit:
-        epoch, index = divmod(number, len(self.units))
-        if epoch != self._epoch:
-            order = np.random.default_rng([self.options.seed, 1, epoch]).permutation(len(self.units))
-            self._epoch, self._order = epoch, order
-        return self.units[self._order[index]]
+    def read(self, number: int) -> TrainingSample:
+        self._number = number
+        return super().read(number)
 
-    def __getitem__(self, number: int) -> TrainingSample:
-        options, rng = self.options, np.random.default_rng([self.options.seed, 2, number])
-        views = rng.permutation(self.unit(number))[: options.branches]
+    def _make(self, keys: tuple[str, ...]) -> TrainingSample:
+        options, rng = self.options, np.random.default_rng([self.options.seed, 2, self._number])
+        views = rng.permutation(keys)[: options.branches]
         sigma = float(sample_sigma(torch.tensor(rng.standard_normal()), self.flow))
         kind = "anchor" if rng.random() < options.anchor_ratio else "holistic"
         dropped = draw_dropout(rng.random(), rng.random(), options)
         branches = range(len(views)) if self.branch is None else [self.branch]
-        parts = [
-            assemble(self.read(str(views[b])), kind, dropped, sigma, (options.seed, 3, number, b), options) for b in branches
-        ]
-        return stack(parts)
+        seed = (options.seed, 3, self._number)
+        return stack(
+            [assemble(self.read_clip(str(views[b])), kind, dropped, sigma, (*seed, b), options) for b in branches]
+        )
 
 
-class HeldOutSet(Dataset):
+class HeldOutSet:
     """Every held-out unit at every sigma, noise fixed by (unit, sigma): nothing dropped, conditions in turn."""
 
-    def __init__(self, units: list[Unit], read: Callable[[str], LatentClip], options: DataOptions, sigmas: list[float], branch: int | None = None):
+    def __init__(
+        self, units: list[Unit], read: Read, options: DataOptions, sigmas: list[float], branch: int | None = None
+    ):
         self.units, self.read, self.options, self.sigmas, self.branch = units, read, options, sigmas, branch
 
     def __len__(self) -> int:
@@ -162,7 +177,8 @@ class HeldOutSet(Dataset):
 
     def __getitem__(self, number: int) -> TrainingSample:
         unit, index = divmod(number, len(self.sigmas))
-        kind = "anchor" if (unit % 2 == 0 and self.options.anchor_ratio > 0) or self.options.anchor_ratio == 1 else "holistic"
+        ratio = self.options.anchor_ratio
+        kind = "anchor" if ratio == 1 or (ratio > 0 and unit % 2 == 0) else "holistic"
         views = self.units[unit][: self.options.branches]
         branches = range(len(views)) if self.branch is None else [self.branch]
         parts = [
@@ -234,37 +250,8 @@ def text_embedding(clip: LatentClip, length: int, dropped: bool = False) -> Tens
 def _loss_weight(clip: LatentClip, options: DataOptions, identity_dropped: bool) -> Tensor:
     weight = torch.ones(clip.target.shape[1])
     if options.exclude_reference_frame and not identity_dropped:
-        own = [f for f in clip.meta["reference_latent_frames"][: options.references] if f >= 0]
+        own = [f for f in clip.meta["latents"]["reference_frames"][: options.references] if f >= 0]
         weight[own] = 0
         if not weight.any():
             raise DataError(f"{clip.key}: its references were cut from every latent frame; nothing is left to train on")
     return weight
-
-
-def batches(
-    dataset: TrainingSet, consumed: int, rank: int, world: int, batch: int, accumulate: int
-) -> Iterator[Batch]:
-    """Endless micro-batches of one of `world` data ranks, from sample number `consumed` on.
-
-    A step consumes batch * accumulate * world numbers. Micro-batch a of rank r takes the numbers
-    consumed + (a * world + r) * batch + 0 .. batch - 1.
-    """
-
-    def numbers() -> Iterator[list[int]]:
-        start = consumed + rank * batch
-        while True:
-            yield list(range(start, start + batch))
-            start += world * batch
-
-    workers = dataset.options.workers
-    loader = DataLoader(
-        dataset,
-        batch_sampler=numbers(),
-        collate_fn=stack,
-        num_workers=workers,
-        prefetch_factor=dataset.options.prefetch if workers else None,
-        multiprocessing_context="spawn" if workers else None,
-        persistent_workers=False,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return iter(loader)

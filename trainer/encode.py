@@ -2,86 +2,166 @@
 
     python -m trainer.encode shards=out/ latents=latents/ model=phantom_wan_14b
     torchrun --nproc-per-node 8 -m trainer.encode ...     one encoder per GPU
+
+Latent shards follow the commit protocol of `shards` and keep the keys, pairs and meta.json of their samples.
 """
 
-import tarfile
+import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 
-from shards import codec
-from trainer.latents import ClipOptions, LatentClip, encode_clip, unpack
-from trainer.model.encoders import EncoderOptions, load_encoders
+import hydra
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from tqdm import tqdm
 
+from shards.dataset import BadSample, Dataset, open_dataset
+from shards.run import Run, RunStatus, ShardLimits, Spool, Unit
+from shards.writer import sha256
+from trainer.config import EncodeOptions, ModelOptions, register, typed
+from trainer.data import DataOptions, Read
+from trainer.latents import LATENTS, ClipOptions, LatentClip, encode_clip, pack, unpack
+from trainer.launch import device_of_this_rank, distributed
+from trainer.model.encoders import EncoderOptions, Encoders, fingerprint, load_encoders
 
-@dataclass(frozen=True)
-class ShardSet:
-    """Samples by key: `pairs` says which keys show one world, `members(key)` reads a sample."""
-
-    root: str
-    where: dict[str, dict[str, tuple[str, int, int]]]
-    pairs: dict[str, tuple[str, str] | None]
-    latent: bool
-
-    def members(self, key: str) -> dict[str, bytes]:
-        out = {}
-        for name, (tar, offset, size) in self.where[key].items():
-            with open(tar, "rb") as file:
-                file.seek(offset)
-                out[name] = file.read(size)
-        return out
-
-
-def open_shards(root: str) -> ShardSet:
-    where, pairs, latent = {}, {}, False
-    for tar in sorted(Path(root).glob("*.tar")):
-        with tarfile.open(tar) as archive:
-            for info in archive:
-                key, _, name = info.name.partition(".")
-                where.setdefault(key, {})[name] = (str(tar), info.offset_data, info.size)
-    shards = ShardSet(root, where, pairs, latent)
-    for key in where:
-        with open(where[key]["meta.json"][0], "rb") as file:
-            file.seek(where[key]["meta.json"][1])
-            meta = codec.decode("meta.json", file.read(where[key]["meta.json"][2]))
-        pair = meta["pair"]
-        pairs[key] = (pair["id"], pair["view"]) if pair else None
-    return shards
+register()
+SHARD = ShardLimits(samples=64, bytes=1 << 31)  # about 64 clips of 81 x 480 x 832 are 1.4 GB
 
 
 class ReadLatents:
-    """key -> LatentClip from latent shards."""
+    """Clips from latent shards. BadSample when one is damaged."""
 
-    def __init__(self, shards: ShardSet):
-        self.shards = shards
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
 
     def __call__(self, key: str) -> LatentClip:
-        return unpack(self.shards.members(key))
+        members = self.dataset.members(key)
+        try:
+            return unpack(members)
+        except Exception as error:
+            raise BadSample(f"latent sample {key} does not decode: {error}") from error
 
 
 class EncodeOnline:
-    """key -> LatentClip from sample shards, encoded on the spot. The last few clips stay in memory."""
+    """Clips from sample shards, encoded when drawn. The last few stay in memory; encoders load on first use."""
 
-    def __init__(self, shards: ShardSet, encoders: EncoderOptions, clip: ClipOptions, device: str = "cpu"):
-        self.shards, self.options, self.clip, self.device = shards, encoders, clip, device
-        self._encoders = None
-        self._cached = lru_cache(maxsize=8)(self._encode)
+    def __init__(self, dataset: Dataset, encoders: EncoderOptions, clip: ClipOptions, device: torch.device):
+        self.arguments = (dataset, encoders, clip, device)
+        self.encoders: Encoders | None = None
+        self.cached = lru_cache(maxsize=8)(self._encode)
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        return EncodeOnline, (self.shards, self.options, self.clip, self.device)
+        return EncodeOnline, self.arguments
 
     def __call__(self, key: str) -> LatentClip:
-        return self._cached(key)
+        return self.cached(key)
 
     def _encode(self, key: str) -> LatentClip:
-        import torch
+        dataset, options, clip, device = self.arguments
+        self.encoders = self.encoders or load_encoders(options, device)
+        try:
+            return encode_clip(dataset.members(key), self.encoders, clip)
+        except ValueError as error:
+            raise BadSample(f"sample {key}: {error}") from error
 
-        if self._encoders is None:
-            self._encoders = load_encoders(self.options, torch.device(self.device))
-        return encode_clip(self.shards.members(key), self._encoders, self.clip)
+
+def open_clips(
+    shards: str, latents: str, model: ModelOptions, data: DataOptions, device: torch.device
+) -> tuple[Read, Dataset]:
+    """How to read clips, and the data set they are listed in. Collective when shards have to be encoded ahead."""
+    dataset = open_dataset(shards)
+    if not len(dataset):
+        raise ValueError(f"{shards} holds no committed sample; make some with `make shards`")
+    if LATENTS in dataset.entries(dataset.order[0]):
+        return ReadLatents(dataset), dataset
+    if data.encode == "online":
+        return EncodeOnline(dataset, model.encoders, data.clip, device), dataset
+    encode_shards(dataset, latents, model.encoders, data.clip, device)
+    dataset = open_dataset(latents)
+    if not len(dataset):
+        raise ValueError(f"no sample of {shards} could be encoded; the reasons are in {latents}/_fail")
+    return ReadLatents(dataset), dataset
 
 
-def open_clips(root, latents, model, data, device):
-    shards = open_shards(root)
-    return EncodeOnline(shards, model.encoders, data.clip, "cpu"), shards.pairs
+def encode_shards(
+    dataset: Dataset, latents: str, encoders: EncoderOptions, clip: ClipOptions, device: torch.device
+) -> RunStatus | None:
+    """Encode what is not yet encoded, shared among all ranks; rank 0 plans and commits and returns the counts.
+
+    A sample that cannot be encoded is quarantined with its traceback and does not stop the others.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    run, share = None, [None]
+    if rank == 0:
+        config = {"encoders": fingerprint(encoders), "clip": asdict(clip)}
+        run = Run.open(latents, name="latents", config=config, limits=SHARD)
+        run.extend(_units(dataset, config))
+        share = [list(run.todo())]
+    try:
+        dist.broadcast_object_list(share)
+        mine, spool = share[0][rank::world], Spool.at(latents)
+        loaded = load_encoders(encoders, device) if mine else None
+        for unit in tqdm(mine, desc="encode", unit="clip", disable=rank > 0 or not mine):
+            _encode_unit(unit, dataset, loaded, clip, spool)
+            if run:
+                run.lease.check()
+        dist.barrier()
+        if run is None:
+            return None
+        status = run.finish()
+        if status.quarantined:
+            print(f"{status.quarantined} samples could not be encoded; reasons in {latents}/_fail", file=sys.stderr)
+        return status
+    finally:
+        if run:
+            run.close()
+        dist.barrier()
+
+
+def _encode_unit(unit: Unit, dataset: Dataset, encoders: Encoders, clip: ClipOptions, spool: Spool) -> None:
+    try:
+        spool.put(unit, pack(encode_clip(dataset.members(unit.key), encoders, clip)))
+    except (ValueError, KeyError) as error:
+        spool.quarantine(
+            unit,
+            stage="encode",
+            reason="bad_sample" if isinstance(error, BadSample) else "unfit_sample",
+            message=str(error),
+            traceback=traceback.format_exc(),
+            attempts=1,
+        )
+
+
+def _units(dataset: Dataset, config: dict) -> list[Unit]:
+    rows = (dataset.row(key) for key in dataset)
+    return [
+        Unit(
+            unit=sha256(f"{config} {row['unit']} {row['key']}".encode()),
+            key=row["key"],
+            uri=row["uri"],
+            start_s=row["start_s"],
+            end_s=row["end_s"],
+        )
+        for row in rows
+    ]
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="encode")
+def main(config: DictConfig) -> None:
+    options: EncodeOptions = typed(config)
+    device = device_of_this_rank()
+    with distributed():
+        status = encode_shards(
+            open_dataset(options.shards), options.latents, options.model.encoders, options.data.clip, device
+        )
+    if status:
+        print(
+            f"{options.latents}: {status.committed} clips in {status.shards} shards, {status.quarantined} quarantined"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -44,8 +44,8 @@ class LatentClip:
     conditions  anchor_rgb, anchor_depth, holistic_rgb, holistic_depth: [C,T,h,w] each
     references  [R,C,h,w], each encoded alone as a one-frame video
     text, empty [tokens, dim] embeddings of the caption and of the empty text
-    meta        key, pair, reference_latent_frames [R] (latent frame that shows each reference's own frame, or -1),
-                fps, encoder fingerprint, clip geometry
+    meta        the sample's meta.json, and under "latents": fps, encoders (fingerprint), caption, and
+                reference_frames [R], the latent frame that shows each reference's own frame, or -1
     """
 
     target: Tensor | None
@@ -80,7 +80,9 @@ def encode_clip(members: Mapping[str, bytes], encoders: Encoders, options: ClipO
         conditions[f"{kind}_depth"] = _to_latents(depth_picture(metres, options), encoders.video, options)
     subjects = meta["subjects"][: options.references]
     references = [
-        _to_latents(letterbox(codec.decode(s["identity"], members[s["identity"]]), options)[None], encoders.video, options)
+        _to_latents(
+            letterbox(codec.decode(s["identity"], members[s["identity"]]), options)[None], encoders.video, options
+        )
         for s in subjects
     ]
     shape = conditions["anchor_rgb"].shape
@@ -93,17 +95,14 @@ def encode_clip(members: Mapping[str, bytes], encoders: Encoders, options: ClipO
         else torch.zeros(0, shape[0], *shape[2:], dtype=torch.float16),
         text=encoders.text.encode(text).half().cpu(),
         empty=encoders.text.encode("").half().cpu(),
-        meta={
-            "key": meta["key"],
-            "pair": meta["pair"],
-            "fps": meta["fps"] / options.stride,
-            "frames": options.frames,
-            "height": options.height,
-            "width": options.width,
-            "caption": text,
-            "reference_latent_frames": [latent_frame(s["frame"], options) for s in subjects],
-            "encoders": encoders.fingerprint,
-            "config": meta["config"],
+        meta=meta
+        | {
+            "latents": {
+                "fps": meta["fps"] / options.stride,
+                "encoders": encoders.fingerprint,
+                "caption": text,
+                "reference_frames": [latent_frame(s["frame"], options) for s in subjects],
+            }
         },
     )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
-import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -110,7 +109,7 @@ def sample_units(
                 panels = [clip.target, clip.conditions[f"{kind}_rgb"], latent]
                 frames = np.concatenate([_frames(video, p, device) for p in panels if p is not None], axis=2)
                 path = folder / f"{clip.key}.mp4"
-                path.write_bytes(codec.encode("target.mp4", frames, fps=clip.meta["fps"]))
+                path.write_bytes(codec.encode("target.mp4", frames, fps=clip.meta["latents"]["fps"]))
                 written.append(path)
     return written
 
@@ -127,8 +126,8 @@ def main(config: DictConfig) -> None:
     device = device_of_this_rank()
     with distributed(options.parallel.timeout_s):
         grid = make_grid(options.parallel, options.data.branches, device.type)
-        read, pairs = open_clips(options.shards, options.latents, options.model, options.data, device)
-        units, _ = split_units(pairs, options.data.branches, held_out=0)
+        read, dataset = open_clips(options.shards, options.latents, options.model, options.data, device)
+        units, _ = split_units(dataset.pairs, options.data.branches, held_out=0)
         model = build_generator(options.model, "all", options.parallel, grid, device)
         units = units[: options.limit or None]
         for path in sample_units(model, units, read, options, Path(options.output), device, grid, options.seed):

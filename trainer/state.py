@@ -2,20 +2,20 @@
 
 <output>/checkpoints/step-00000100/   torch.distributed.checkpoint; complete once it holds `.metadata`, written last
 
-Randomness needs no state: everything random follows from the seed and the number of samples consumed (trainer.data).
+Randomness needs no state: everything random follows from the seed and the number of the sample (trainer.data).
 A half-written checkpoint is never resumed from and never replaces a complete one.
 """
 
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -36,12 +36,11 @@ class CheckpointFailed(RuntimeError):
 
 @dataclass
 class Progress:
-    """Where training stands. `manifest` is the hash of the training units: another data set is refused on resume."""
+    """Where training stands: steps taken, the loader's state, and the hash of the training units."""
 
     step: int = 0
-    consumed: int = 0
-    seed: int = 0
-    manifest: str = ""
+    loader: dict[str, Any] = field(default_factory=dict)
+    units: str = ""
 
 
 class Ema:

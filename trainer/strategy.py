@@ -110,7 +110,9 @@ class Torch:
 class DeepSpeed:
     """ZeRO-2 or ZeRO-3. DeepSpeed owns the step, the clipping and its own checkpoints."""
 
-    def __init__(self, model: WorldGenerator, options: OptimizerOptions, parallel: ParallelOptions, micro: int, accumulate: int):
+    def __init__(
+        self, model: WorldGenerator, options: OptimizerOptions, parallel: ParallelOptions, micro: int, accumulate: int
+    ):
         import deepspeed
 
         groups = parameter_groups(model, options)

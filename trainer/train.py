@@ -1,7 +1,7 @@
 """Train the world generator.
 
-    python -m trainer.train shards=out/ model=tiny experiment=stage1
-    torchrun --nproc-per-node 8 -m trainer.train shards=... model=phantom_wan_14b experiment=stage1 parallel=fsdp
+python -m trainer.train shards=out/ model=tiny experiment=stage1
+torchrun --nproc-per-node 8 -m trainer.train shards=... model=phantom_wan_14b experiment=stage1 parallel=fsdp
 """
 
 import hashlib
@@ -19,8 +19,9 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor
 
+from shards.reader import Loader, StateMismatch
 from trainer.config import ConfigError, TrainOptions, register, typed
-from trainer.data import Batch, HeldOutSet, TrainingSet, batches, split_units, stack
+from trainer.data import HeldOutSet, TrainingSample, TrainingStream, split_units, stack
 from trainer.encode import open_clips
 from trainer.export import export
 from trainer.flow import TIMESTEPS, add_noise, velocity_loss
@@ -56,7 +57,7 @@ class Stop:
             signal.signal(number, handler)
 
 
-def predict(model: torch.nn.Module, batch: Batch, branches: int, dtype: torch.dtype) -> Tensor:
+def predict(model: torch.nn.Module, batch: TrainingSample, branches: int, dtype: torch.dtype) -> Tensor:
     """The velocity of a batch at its own sigma; latents and text in the compute dtype, the timestep in float32."""
     noisy = add_noise(batch.clean, batch.noise, batch.sigma)
     return model(
@@ -69,7 +70,7 @@ def predict(model: torch.nn.Module, batch: Batch, branches: int, dtype: torch.dt
     )
 
 
-def batch_loss(model: torch.nn.Module, batch: Batch, branches: int, dtype: torch.dtype) -> Tensor:
+def batch_loss(model: torch.nn.Module, batch: TrainingSample, branches: int, dtype: torch.dtype) -> Tensor:
     """Mean over branches and samples of the flow-matching loss on the video latents."""
     return velocity_loss(predict(model, batch, branches, dtype), batch.clean, batch.noise, batch.weight).mean()
 
@@ -95,31 +96,30 @@ class Run:
         data, loop = options.data, options.loop
         self.grid = make_grid(options.parallel, data.branches, device.type)
         self.dtype = options.parallel.dtype
-        self.read, pairs = open_clips(options.shards, options.latents, options.model, data, device)
-        self.training, self.held_out = split_units(pairs, data.branches, data.held_out)
+        self.read, self.dataset = open_clips(options.shards, options.latents, options.model, data, device)
+        self.training, self.held_out = split_units(self.dataset.pairs, data.branches, data.held_out)
         model = build_generator(
             options.model, options.optimizer.trainable, options.parallel, self.grid, device, data.seed
         )
         self.strategy = make_strategy(model, options.optimizer, options.parallel, loop.batch, loop.accumulate)
         self.ema = Ema(model, loop.ema) if loop.ema else None
+        batches = TrainingStream(self.dataset, self.training, self.read, data, options.flow, self.grid, loop.batch)
+        self.loader = Loader(batches, workers=data.workers, prefetch=data.prefetch, collate=stack)
         self.checkpoints = Checkpoints(self.output / "checkpoints", loop.keep)
-        self.progress = self._resume(Progress(seed=data.seed, manifest=manifest_hash(self.training)))
+        self.progress = self._resume()
         self.log = Log(self.output, loop.wandb, asdict(options)) if dist.get_rank() == 0 else None
         self.meter, self.stop, self.values = Meter(), Stop(), {}
 
     def loop(self) -> None:
         options, progress = self.options.loop, self.progress
-        training = TrainingSet(self.training, self.read, self.options.data, self.options.flow, self.grid.branch)
-        stream = batches(
-            training, progress.consumed, self.grid.data, self.grid.data_size, options.batch, options.accumulate
-        )
+        stream = iter(self.loader)
         if progress.step == 0:
             self.evaluate()
         self.meter.reset()
         while progress.step < options.steps and not self.stop.asked:
             self.step(stream)
             if due(progress.step, options.log_every):
-                self.report({**self.values, **self.meter.report(self.device), "samples": progress.consumed})
+                self.report({**self.values, **self.meter.report(self.device)})
                 self.meter.reset()
             if due(progress.step, options.evaluate_every) or progress.step == options.steps:
                 self.evaluate()
@@ -131,7 +131,7 @@ class Run:
         if progress.step >= options.steps:
             export(self.strategy, self.ema, self.output / "export")
 
-    def step(self, stream: Iterator[Batch]) -> None:
+    def step(self, stream: Iterator[TrainingSample]) -> None:
         """One optimiser step over `accumulate` micro-batches."""
         options, progress, strategy = self.options.loop, self.progress, self.strategy
         strategy.module.train()
@@ -148,7 +148,7 @@ class Run:
         if self.ema:
             self.ema.update(progress.step)
         progress.step += 1
-        progress.consumed += options.batch * options.accumulate * self.grid.data_size
+        progress.loader = self.loader.state_dict()
         self.meter.steps += 1
         asked = torch.tensor(float(self.stop.asked), device=self.device)
         loss_mean, stop = world_mean(torch.stack([total, asked])).tolist()
@@ -188,7 +188,7 @@ class Run:
         """To the logs and, as one line, to the terminal; rank 0."""
         if self.log:
             self.log.write(self.progress.step, values)
-            line = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "samples")
+            line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             print(f"step {self.progress.step}/{self.options.loop.steps}  {line}", flush=True)
 
     def close(self) -> None:
@@ -196,18 +196,21 @@ class Run:
         if self.log:
             self.log.close()
 
-    def _resume(self, fresh: Progress) -> Progress:
+    def _resume(self) -> Progress:
+        """The newest complete checkpoint, loaded in place, or a fresh start. StateMismatch on other samples or seed."""
+        units = hashlib.sha256(json.dumps(self.training).encode()).hexdigest()[:12]
         found = self.checkpoints.restore(self.strategy, self.ema) if self.options.resume else None
         if found is None:
-            return fresh
-        if (found.seed, found.manifest) != (fresh.seed, fresh.manifest):
-            raise ValueError(
-                f"{self.checkpoints.folder} was trained with seed {found.seed} on units {found.manifest}; this run has "
-                f"seed {fresh.seed} and units {fresh.manifest}. Choose another output, or resume=false"
+            return Progress(loader=self.loader.state_dict(), units=units)
+        self.loader.load_state_dict(found.loader)
+        if found.units != units:
+            raise StateMismatch(
+                f"{self.checkpoints.folder} was trained on units {found.units}, this run has {units} (data.held_out, "
+                "data.branches or the shards changed). Choose another output, or resume=false"
             )
         return found
 
-    def _refuse_non_finite(self, loss: Tensor, batch: Batch) -> None:
+    def _refuse_non_finite(self, loss: Tensor, batch: TrainingSample) -> None:
         """Shared by all ranks, so that none is left waiting in a collective of the backward pass."""
         finite = bool(torch.isfinite(loss))
         shared = world_mean(torch.tensor(float(finite), device=self.device))
@@ -260,7 +263,7 @@ def held_out_loss(
     return {"held_out/loss": float(total.sum() / n.sum()), **losses}
 
 
-def step_flops(options: TrainOptions, batch: Batch, grid: Grid) -> float:
+def step_flops(options: TrainOptions, batch: TrainingSample, grid: Grid) -> float:
     """FLOPs of one training micro-batch on this rank."""
     model, (rows, _, *latent) = options.model, batch.clean.shape
     cost = flops(
@@ -274,10 +277,6 @@ def step_flops(options: TrainOptions, batch: Batch, grid: Grid) -> float:
         options.data.branches,
     )
     return cost.step / grid.context_size
-
-
-def manifest_hash(units: list[tuple[str, ...]]) -> str:
-    return hashlib.sha256(json.dumps(units).encode()).hexdigest()[:12]
 
 
 def _check(options: TrainOptions) -> None:

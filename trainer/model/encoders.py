@@ -20,7 +20,9 @@ from trainer.model.space_to_depth import SpaceToDepth
 @dataclass
 class EncoderOptions:
     video: str = option(
-        "wan", "autoencoder: wan, or space_to_depth (exact rearrangement of pixels, tiny only)", ("wan", "space_to_depth")
+        "wan",
+        "autoencoder: wan, or space_to_depth (exact rearrangement of pixels, tiny only)",
+        ("wan", "space_to_depth"),
     )
     text: str = option("wan", "text encoder: wan (umT5-XXL), or hashed (word hashes, tiny only)", ("wan", "hashed"))
     vae_weights: str = option(
@@ -128,7 +130,7 @@ def load_encoders(options: EncoderOptions, device: torch.device, text: bool = Tr
 
     `text=False` leaves the 5.7 B text encoder out where only pictures are decoded.
     """
-    from trainer.model.wan import load_text_encoder, load_vae, locate
+    from trainer.model.wan import load_text_encoder, load_vae
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if options.video == "wan":
@@ -141,10 +143,12 @@ def load_encoders(options: EncoderOptions, device: torch.device, text: bool = Tr
         words = WanText(*load_text_encoder(options.text_weights, options.revision), options.text_length, device)
     else:
         words = None
-    weights = [
-        f"{part}:{locate(path, options.revision).name}"
-        for part, used, path in (("vae", options.video, options.vae_weights),)
-        if used == "wan"
-    ]
-    identity = repr((options.video, options.patch, options.text, options.text_dim, options.text_length, weights))
-    return Encoders(video, words, hashlib.sha256(identity.encode()).hexdigest()[:12])
+    return Encoders(video, words, fingerprint(options))
+
+
+def fingerprint(options: EncoderOptions) -> str:
+    """Of everything that changes the latents of a clip, without loading a weight."""
+    used = {k: v for k, v in vars(options).items() if k not in ("patch", "vae_weights", "text_weights", "text_dim")}
+    used |= {"vae": options.vae_weights if options.video == "wan" else options.patch}
+    used |= {"words": options.text_weights if options.text == "wan" else options.text_dim}
+    return hashlib.sha256(repr(sorted(used.items(), key=str)).encode()).hexdigest()[:12]

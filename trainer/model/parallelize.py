@@ -169,7 +169,9 @@ def _split_context(model: WorldGenerator, grid: Grid) -> None:
     table = ContextParallelInput(split_dim=1, expected_dims=4)
     plan = {
         "blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
-        "blocks.*": {"rotary_emb": [table, table, table]},  # the third is the Layout, which is no tensor and stays whole
+        "blocks.*": {
+            "rotary_emb": [table, table, table]
+        },  # the third is the Layout, which is no tensor and stays whole
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
     config = ContextParallelConfig(ulysses_degree=grid.context_size, mesh=mesh["ring", "ulysses"])

@@ -25,7 +25,9 @@ class SawgOptions:
     hidden: int = option(
         0, "channels of a hidden layer before the zero-initialised one; 0 = a single convolution, as the paper's table"
     )
-    init: str = option("zero", "last convolution at the start: zero (paper, Eq. 3) or random (its ablation)", ("zero", "random"))
+    init: str = option(
+        "zero", "last convolution at the start: zero (paper, Eq. 3) or random (its ablation)", ("zero", "random")
+    )
 
 
 @dataclass

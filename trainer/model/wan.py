@@ -50,7 +50,9 @@ def locate(weights: str, revision: str | None = None) -> Path:
     owner, repo, *inside = weights.removeprefix("hf://").split("/")
     pattern = "/".join(inside)
     try:
-        root = snapshot_download(f"{owner}/{repo}", revision=revision, allow_patterns=[pattern, f"{pattern}/*"] if inside else None)
+        root = snapshot_download(
+            f"{owner}/{repo}", revision=revision, allow_patterns=[pattern, f"{pattern}/*"] if inside else None
+        )
     except Exception as error:
         raise CheckpointError(f"cannot fetch {weights} (revision {revision}): {error}") from error
     return Path(root, *inside)
@@ -77,14 +79,18 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); it may be truncated") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}); it may be truncated"
+        ) from error
     yield Checkpoint(path, tuple(readers), lambda name: readers[name]())
 
 
 def _files_of(folder: Path) -> list[Path]:
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if len(indices) > 1:
-        raise CheckpointError(f"{folder} holds several indices ({[i.name for i in indices]}); name one model per folder")
+        raise CheckpointError(
+            f"{folder} holds several indices ({[i.name for i in indices]}); name one model per folder"
+        )
     if indices:
         names = sorted(set(json.loads(indices[0].read_text())["weight_map"].values()))
         absent = [name for name in names if not (folder / name).is_file()]
@@ -96,7 +102,9 @@ def _files_of(folder: Path) -> list[Path]:
         return _files_of(folder / "transformer") + ([world] if world.is_file() else [])
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pth"))
     if len(files) != 1:
-        raise CheckpointError(f"{folder} should hold one .safetensors, one .pth or an index; found {[f.name for f in files]}")
+        raise CheckpointError(
+            f"{folder} should hold one .safetensors, one .pth or an index; found {[f.name for f in files]}"
+        )
     return files
 
 
@@ -183,7 +191,7 @@ def init_new(model: WorldGenerator, names: list[str], seed: int = 0) -> None:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             else:
                 parameter.copy_(twin)
-        elif is_output and (wsa.init if is_wsa(name) else sawg.init) == "zero" or name.endswith("bias"):
+        elif (is_output and (wsa.init if is_wsa(name) else sawg.init) == "zero") or name.endswith("bias"):
             parameter.zero_()
         else:
             assign(parameter, _kaiming(tuple(parameter.shape), seed, name))
