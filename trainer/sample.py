@@ -6,6 +6,7 @@ Wan's 40-step Euler grid; Phantom's three-pass guidance. The geometry stays in e
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -43,7 +44,7 @@ def sample_latents(
 ) -> Tensor:
     """Latents [N,C,T,h,w] float32 of N agents from noise of that shape; other arguments as `WorldGenerator`'s.
 
-    Negative pass: empty text and zero latents as references. Equal scales need two passes, for pos_i cancels.
+    Negative pass: empty text and zero latents as references. Equal scales need two passes, scales of 1 need one.
     """
     model.eval()
     nothing = torch.zeros_like(references)
@@ -55,14 +56,13 @@ def sample_latents(
 
     latents = noise.float()
     sigmas = sampling_sigmas(options.steps, flow.shift).to(noise.device)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        negative = velocity(latents, sigma, empty, nothing)
-        both = velocity(latents, sigma, text, references)
-        if options.image_scale == options.text_scale:
-            guided = negative + options.image_scale * (both - negative)
-        else:
-            image = velocity(latents, sigma, empty, references)
-            guided = guide(negative, image, both, options.image_scale, options.text_scale)
+    for sigma, following in pairwise(sigmas):
+        guided = velocity(latents, sigma, text, references)
+        if (options.image_scale, options.text_scale) != (1, 1):
+            negative = velocity(latents, sigma, empty, nothing)
+            same = options.image_scale == options.text_scale  # the image pass then cancels
+            image = negative if same else velocity(latents, sigma, empty, references)
+            guided = guide(negative, image, guided, options.image_scale, options.text_scale)
         latents = euler_step(latents, guided, sigma, following)
     return latents
 

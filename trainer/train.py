@@ -117,9 +117,10 @@ class Run:
             self.evaluate()
         self.meter.reset()
         while progress.step < options.steps and not self.stop.asked:
-            self.step(stream)
+            taken = self.step(stream)
+            self.values |= taken
             if due(progress.step, options.log_every):
-                self.report({**self.values, **self.meter.report(self.device)})
+                self.report({**taken, **self.meter.report(self.device)})
                 self.meter.reset()
             if due(progress.step, options.evaluate_every) or progress.step == options.steps:
                 self.evaluate()
@@ -131,8 +132,8 @@ class Run:
         if progress.step >= options.steps:
             export(self.strategy, self.ema, self.output / "export")
 
-    def step(self, stream: Iterator[TrainingSample]) -> None:
-        """One optimiser step over `accumulate` micro-batches."""
+    def step(self, stream: Iterator[TrainingSample]) -> dict[str, float]:
+        """One optimiser step over `accumulate` micro-batches; loss, gradient norm and rate."""
         options, progress, strategy = self.options.loop, self.progress, self.strategy
         strategy.module.train()
         total = torch.zeros((), device=self.device)
@@ -154,7 +155,7 @@ class Run:
         loss_mean, stop = world_mean(torch.stack([total, asked])).tolist()
         self.stop.asked = stop > 0
         rate = strategy.optimizer.param_groups[-1]["lr"]
-        self.values |= {"loss": loss_mean, "grad_norm": norm, "lr": rate}
+        return {"loss": loss_mean, "grad_norm": norm, "lr": rate}
 
     def evaluate(self) -> None:
         """Held-out loss at fixed sigmas with the averaged weights; nothing where no unit is held out."""

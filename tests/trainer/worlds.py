@@ -42,7 +42,9 @@ def values(key: str, seed: int, T: int, H: int, W: int, N: int = 1, pair: dict |
     return out
 
 
-def write_shards(folder: Path, count: int, pairs: bool = False, T: int = 5, H: int = 16, W: int = 32, N: int = 1) -> Path:
+def write_shards(
+    folder: Path, count: int, pairs: bool = False, T: int = 5, H: int = 16, W: int = 32, N: int = 1
+) -> Path:
     """`count` samples; with `pairs` two views of each of `count` worlds."""
     units, members = [], []
     for i in range(count):

@@ -74,10 +74,8 @@ class WorldGenerator(nn.Module):
         self.wan.register_to_config(num_layers=wan.num_layers)
         dim, eps = wan.num_attention_heads * wan.attention_head_dim, self.wan.config.eps
         for layer in range(wan.num_layers):
-            block = WorldBlock(dim, wan.ffn_dim, wan.num_attention_heads, cross_attn_norm=True, eps=eps)
-            if wsa.enabled and layer % wsa.every == 0:
-                block.add_wsa(dim, wan.num_attention_heads, eps, wsa.norm)
-            self.wan.blocks.append(block)
+            aligned = wsa if wsa.enabled and layer % wsa.every == 0 else None
+            self.wan.blocks.append(WorldBlock(dim, wan.ffn_dim, wan.num_attention_heads, eps, aligned))
         self.wan.rope = Rope(wan.attention_head_dim, tuple(wan.patch_size), self.wan.config.rope_max_seq_len)
         self.geometry = GeometryCompression(wan.in_channels, sawg)
 

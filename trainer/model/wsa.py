@@ -99,7 +99,7 @@ class Rope(WanRotaryPosEmbed):
 class WorldStateAlignment(nn.Module):
     """The attention of one layer: queries from each branch, keys and values from the branch before it."""
 
-    def __init__(self, block: WanTransformerBlock, dim: int, heads: int, eps: float, norm: str):
+    def __init__(self, dim: int, heads: int, eps: float, norm: str):
         super().__init__()
         self.attn = WanAttention(
             dim=dim, heads=heads, dim_head=dim // heads, eps=eps, is_cross_attention=True, processor=WanAttnProcessor()
@@ -130,10 +130,9 @@ class WorldStateAlignment(nn.Module):
 class WorldBlock(WanTransformerBlock):
     """Wan's block, then WSA where it has one. The keys of the base block are unchanged."""
 
-    wsa: WorldStateAlignment | None = None
-
-    def add_wsa(self, dim: int, heads: int, eps: float, norm: str) -> None:
-        self.wsa = WorldStateAlignment(self, dim, heads, eps, norm)
+    def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, wsa: WsaOptions | None):
+        super().__init__(dim, ffn_dim, heads, cross_attn_norm=True, eps=eps)
+        self.register_module("wsa", WorldStateAlignment(dim, heads, eps, wsa.norm) if wsa else None)
 
     def forward(
         self,
