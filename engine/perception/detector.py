@@ -70,6 +70,12 @@ class Detector:
         if self.open_vocabulary:
             kind = transformers.GroundingDinoForObjectDetection
             self.processor = _from_folder(transformers.GroundingDinoProcessor, folder)
+            tokenizer = self.processor.tokenizer
+            self.stop = tokenizer.convert_tokens_to_ids(".")
+            if self.stop in (None, tokenizer.unk_token_id):
+                raise CheckpointError(
+                    f"detector: the tokenizer in {folder} does not know '.'; run: make weights CHECK=1"
+                )
         elif options.variant.startswith("rtdetr"):
             kind = transformers.RTDetrForObjectDetection
             self.processor = _from_folder(transformers.AutoImageProcessor, folder)
@@ -101,8 +107,7 @@ class Detector:
             out = self.network(**batch)
         probabilities = out.logits.float().sigmoid()
         if self.open_vocabulary:
-            stop = self.processor.tokenizer.convert_tokens_to_ids(".")
-            spans = prompt_spans(batch["input_ids"][0].tolist(), stop, len(self.prompts))
+            spans = prompt_spans(batch["input_ids"][0].tolist(), self.stop, len(self.prompts))
             scores = torch.stack([probabilities[..., s].amax(-1) for s in spans], -1)
         else:
             scores = probabilities[..., self.columns]

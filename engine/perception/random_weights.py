@@ -87,7 +87,11 @@ def _moge(folder: Path, size: str, small: bool) -> None:
     state = MoGeModel(**config).state_dict()
     # x and y follow the image coordinates, z falls towards the bottom and most pixels are valid: a noisy pinhole
     # camera over a floor, so that what comes after the network has the work it has in production
-    for layer in ("neck.input_blocks.4.weight", "points_head.input_blocks.4.weight", "points_head.output_blocks.4.weight"):
+    for layer in (
+        "neck.input_blocks.4.weight",
+        "points_head.input_blocks.4.weight",
+        "points_head.output_blocks.4.weight",
+    ):
         state[layer][:2] *= 0.1
         state[layer][0, 0] = state[layer][1, 1] = 1
     state["points_head.output_blocks.4.weight"][2, 1] = -1
@@ -203,7 +207,7 @@ def _grounding_dino(folder: Path, name: str, small: bool) -> None:
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     side = {"shortest_edge": 64, "longest_edge": 112} if small else {"shortest_edge": 800, "longest_edge": 1333}
-    tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), do_lower_case=True)
+    tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)
     GroundingDinoProcessor(GroundingDinoImageProcessor(size=side), tokenizer).save_pretrained(folder)
     _complete(folder, ("preprocessor_config.json", "special_tokens_map.json"))
 
@@ -211,7 +215,10 @@ def _grounding_dino(folder: Path, name: str, small: bool) -> None:
 def _fixed_names(folder: Path, name: str, small: bool) -> None:
     import transformers
 
-    labels = {i: label for i, label in enumerate(["person", "bicycle", "car", "motorbike", "skateboard", "horse", "surfboard"])}
+    labels = {
+        i: label
+        for i, label in enumerate(["person", "bicycle", "car", "motorbike", "skateboard", "horse", "surfboard"])
+    }
     if name.startswith("rtdetr"):
         shrink: dict[str, Any] = {
             "backbone_config": {

@@ -7,7 +7,15 @@ import torch
 from engine.geometry.camera import intrinsics, unproject_depth
 from engine.perception.checkpoint import CheckpointError
 from engine.perception.compute import Batches, DeviceFrames
-from engine.perception.moge import MoGe, MoGeOptions, load_moge, robust_focal, solve_focal_shift, solve_shift, view_plane
+from engine.perception.moge import (
+    MoGe,
+    MoGeOptions,
+    load_moge,
+    robust_focal,
+    solve_focal_shift,
+    solve_shift,
+    view_plane,
+)
 
 CPU = torch.device("cpu")
 
