@@ -61,6 +61,15 @@ def clean_depth(depth: np.ndarray, window: int, tolerance: float) -> np.ndarray:
     return np.where(np.abs(median - depth) < tolerance * depth, median, 0).astype(np.float32)
 
 
+def beside_edge(depth: np.ndarray, reach: int, tolerance: float) -> np.ndarray:
+    """bool [H,W]: pixels on one side of what their (2 reach + 1)^2 neighbourhood shows, within `tolerance` (relative)
+    of its nearest or its farthest value. Flying pixels, between the two sides of a depth edge, are on neither."""
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    farthest = cv2.dilate(depth, kernel)
+    nearest = cv2.erode(np.where(depth > 0, depth, np.float32(np.inf)), kernel)
+    return (depth > 0) & ((depth <= nearest * (1 + tolerance)) | (depth >= farthest * (1 - tolerance)))
+
+
 def back_project(depth: np.ndarray, keep: np.ndarray, K: np.ndarray, c2w: np.ndarray) -> np.ndarray:
     """World points float32 [P,3] of the kept pixels with depth, in row order. depth [H,W] metres, keep bool [H,W]."""
     keep = keep & (depth > 0)

@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from engine.geometry.cloud import Views, back_project, clean_depth, consistent, fuse, point_size, sample_colours
+from engine.geometry.cloud import (
+    Views,
+    back_project,
+    beside_edge,
+    clean_depth,
+    consistent,
+    fuse,
+    point_size,
+    sample_colours,
+)
 from engine.options import option
 from engine.types import Camera, Clip, Cloud, Scene
 
@@ -15,6 +25,9 @@ class BackgroundOptions:
     frames: int = option(41, "frames fused into the holistic cloud, spread over the clip; 0 = all. 41 of 81 keep 95 %")
     median: int = option(5, "side in pixels of the depth median that removes flying pixels: 0 (off), 3 or 5")
     flying: float = option(0.1, "relative deviation from that median above which a pixel is dropped")
+    rim: int = option(3, "pixels beyond the static ones, across depth edges, that count where they are on one side")
+    rim_tolerance: float = option(0.04, "relative distance from that side's depth; blended edge pixels lie further off")
+    dilation: float = option(0.015, "share of the width that the rim stays away from moving pixels; as scene.dilation")
     min_confidence: float = option(0.05, "pixels below this depth confidence (0..1) are left out")
     threads: int = option(1, "threads that render while fusing")
 
@@ -28,13 +41,31 @@ def build_backgrounds(clip: Clip, scene: Scene, camera: Camera, options: Backgro
     views = Views(
         depth=scene.depth,
         confidence=scene.confidence,
-        static=scene.static & (scene.confidence >= options.min_confidence),
+        static=_background(scene, options),
         sky=scene.sky,
         K=camera.K,
         c2w=camera.c2w,
         scale=camera.scale_t,
     )
     return _anchor(clip, views, options), _holistic(clip, views, options)
+
+
+def _background(scene: Scene, options: BackgroundOptions) -> np.ndarray:
+    """bool [T,H,W]: the static pixels, and those that scene.static leaves out only because a depth edge is near."""
+    width = scene.depth.shape[2]
+    ellipse = cv2.MORPH_ELLIPSE
+    reach = max(1, round(options.dilation * width))
+    far = cv2.getStructuringElement(ellipse, (2 * reach + 1, 2 * reach + 1))
+    near = cv2.getStructuringElement(ellipse, (2 * options.rim + 1, 2 * options.rim + 1))
+    out = scene.static & (scene.confidence >= options.min_confidence)
+    if options.rim <= 0:
+        return out
+    for t, static in enumerate(out):
+        moving = cv2.dilate(scene.tracks.dynamic[t].astype(np.uint8), far) > 0
+        rim = (cv2.dilate(static.astype(np.uint8), near) > 0) & ~static & ~moving & ~scene.sky[t]
+        rim &= scene.confidence[t] >= options.min_confidence
+        static |= rim & beside_edge(scene.depth[t], options.rim, options.rim_tolerance)
+    return out
 
 
 def _anchor(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:

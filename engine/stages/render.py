@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.geometry.camera import invert, transform
 from engine.geometry.ellipsoid import SIGMAS, draw_ellipsoid
-from engine.geometry.splat import cpu_threads, splat
+from engine.geometry.splat import close_gaps, cpu_threads, splat
 from engine.options import option
 from engine.types import Camera, Cloud, Rendering, Subjects
 from shards.schema import HOLE
@@ -24,6 +24,7 @@ class RenderOptions:
     cover: float = option(
         1.0, "surface disc radius in point sizes; 0.71 just closes a regular grid, 1 covers a jittered one"
     )
+    close: int = option(3, "pixels; gaps between splats up to this wide are closed, wider holes are left; 0 = off")
     max_radius: float = option(8.0, "largest surface disc, pixels")
     fixed_radius: float = option(0.0025, "fixed disc radius as a share of the height: PyTorch3D's common 0.005 NDC")
     hole: str = option("black", "colour where nothing is", choices=("black", "white"))
@@ -54,6 +55,7 @@ def render_condition(
     def frame(t: int) -> None:
         w2c = invert(camera.c2w[t].astype(np.float64))
         seen = splat(cloud.xyz, camera.K[t], w2c, height, width, sizes, radius, options.max_radius)
+        seen = close_gaps(seen, options.close)
         rgb[t] = seen.colour(cloud.rgb, hole)
         depth[t] = seen.depth
         ids[t] = np.where(seen.ids < 0, HOLE, 0)
