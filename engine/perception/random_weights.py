@@ -3,8 +3,8 @@
     python -m engine.perception.random_weights ROOT [key=value ...]      full-size architectures
     python -m engine.perception.random_weights ROOT --small              shrunken ones
 
-What comes out of such networks means nothing. The lock file records them with the revision "random", which a run with
-published weights refuses.
+What comes out of such networks means nothing. The lock file records them as random, and a run takes them only with
+weights.random=true.
 """
 
 import argparse
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.perception.catalogue import CATALOGUE
-from engine.perception.weights import LOCK, sha256
-
-RANDOM = "random"
+from engine.perception.weights import LOCK, RANDOM, sha256
 
 
 def write(root: Path, names: list[str], small: bool, seed: int = 0) -> None:
@@ -152,7 +150,7 @@ def _depth_anything(folder: Path, variant: str, small: bool) -> None:
     )
 
 
-WORDS = "person bicycle motorcycle skateboard horse surfboard dog car man woman".split()
+WORDS = ["person", "bicycle", "motorcycle", "skateboard", "horse", "surfboard", "dog", "car", "man", "woman"]
 
 
 def _grounding_dino(folder: Path, name: str, small: bool) -> None:
@@ -215,10 +213,7 @@ def _grounding_dino(folder: Path, name: str, small: bool) -> None:
 def _fixed_names(folder: Path, name: str, small: bool) -> None:
     import transformers
 
-    labels = {
-        i: label
-        for i, label in enumerate(["person", "bicycle", "car", "motorbike", "skateboard", "horse", "surfboard"])
-    }
+    labels = dict(enumerate(["person", "bicycle", "car", "motorbike", "skateboard", "horse", "surfboard"]))
     if name.startswith("rtdetr"):
         shrink: dict[str, Any] = {
             "backbone_config": {

@@ -16,13 +16,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.options import option
-from engine.perception.catalogue import CATALOGUE, Weights
+from engine.perception.catalogue import CATALOGUE, File, Weights
 
 LOCK = "weights.lock.json"
+RANDOM = "random"  # the revision on record of weights made by engine.perception.random_weights
 COMMAND = "make weights"
 
 
@@ -34,6 +35,9 @@ class WeightsOptions:
     )
     mirror: str = option(
         "", "where to fetch from instead of the hub: a URL with the hub's layout, or a folder; HF_ENDPOINT works too"
+    )
+    random: bool = option(
+        False, "take the random weights of engine.perception.random_weights, for speed measurements; refused otherwise"
     )
     accept_noncommercial: bool = option(False, "fetch weights whose licence forbids commercial use (CC-BY-NC)")
 
@@ -66,7 +70,12 @@ def check(options: WeightsOptions, names: Iterable[str], hashes: bool = True) ->
         entry, at = CATALOGUE.get(name), folder(options, name)
         assert entry is not None
         for file in entry.files:
-            said = _file_problem(entry, file, at / file.name, lock.get(f"{name}/{file.name}"), hashes)
+            record = lock.get(f"{name}/{file.name}")
+            if options.random and record and record["revision"] == RANDOM:
+                pinned, as_file = replace(entry, revision=RANDOM), File(file.name)
+            else:
+                pinned, as_file = entry, file
+            said = _file_problem(pinned, as_file, at / file.name, record, hashes)
             if said:
                 problems.append(Problem(f"{name}/{file.name}", *said))
     return problems
@@ -144,9 +153,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _file_problem(entry: Weights, file, path: Path, record: dict | None, hashes: bool) -> tuple[str, str] | None:
+def _file_problem(entry: Weights, file: File, path: Path, record: dict | None, hashes: bool) -> tuple[str, str] | None:
     if not path.is_file():
         return "missing", "missing"
+    if record and record["revision"] == RANDOM and entry.revision != RANDOM:
+        return "revision", "random weights (made for speed measurements), not published ones"
     found = path.stat().st_size
     expected = file.bytes or (record or {}).get("bytes")
     if expected is not None and found != expected:
@@ -193,7 +204,7 @@ def _bring(options: WeightsOptions, entry: Weights, name: str, path: Path) -> st
     return str(revision)
 
 
-def _record(entry: Weights, file, path: Path, revision: str | None) -> dict:
+def _record(entry: Weights, file: File, path: Path, revision: str | None) -> dict:
     digest = sha256(path)
     found = path.stat().st_size
     if (file.sha256 and digest != file.sha256) or (file.bytes and found != file.bytes):

@@ -16,6 +16,7 @@ SMALL = [
     "sam2.side=256",
     "depth_anything.short_side=70",
     "tracker.verify=false",
+    "weights.random=true",
 ]
 
 
@@ -23,7 +24,9 @@ SMALL = [
 def weights_root(tmp_path_factory) -> Path:
     """Random checkpoints of every model in its official file format (MoGe-2 ViT-S with a small neck, SAM 2.1 tiny)."""
     root = tmp_path_factory.mktemp("weights")
-    write(root, [*weight_names(from_dotlist(SMALL)), "rtdetr-r50vd", "depth-anything-v2-metric-indoor-small"], small=True)
+    write(
+        root, [*weight_names(from_dotlist(SMALL)), "rtdetr-r50vd", "depth-anything-v2-metric-indoor-small"], small=True
+    )
     return root
 
 

@@ -34,7 +34,7 @@ def test_relative_models_give_disparity_and_metric_ones_metres(weights_root, fol
 
 
 def test_the_variant_and_the_checkpoint_must_agree(weights_root, folder):
-    with pytest.raises(CheckpointError, match="gives disparity, but .*metric-indoor-small is a metric model"):
+    with pytest.raises(CheckpointError, match=r"gives disparity, but .*metric-indoor-small is a metric model"):
         model(folder, variant="metric-indoor-small")
 
 
@@ -92,7 +92,7 @@ def test_unusable_folders_say_what_is_wrong(folder, weights_root, tmp_path):
     with pytest.raises(CheckpointError, match=r"1 missing: head.conv3.weight"):
         model(broken)
     save_file({**state, "head.conv3.weight": lost[..., :0]}, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="another shape: head.conv3.weight"):
+    with pytest.raises(CheckpointError, match=r"another shape: head\.conv3\.weight"):
         model(broken)
     (broken / "config.json").write_text(json.dumps({"model_type": "dpt"}))
     with pytest.raises(CheckpointError, match="wrong folder"):

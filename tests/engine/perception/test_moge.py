@@ -34,7 +34,7 @@ def test_units_shapes_and_one_field_of_view(checkpoint, noise_clip):
     T, (H, W) = len(noise_clip.frames), noise_clip.size
     assert found.depth.shape == found.sky.shape == found.confidence.shape == (T, H, W)
     assert found.K.shape == (T, 3, 3)
-    assert (found.K == found.K[0]).all()
+    assert (found.K[0] == found.K).all()
     assert found.K[0, 0, 2] == W / 2
     assert found.K[0, 1, 2] == H / 2
     assert found.K_source == "estimated"
@@ -142,7 +142,7 @@ def test_batches_halve_when_memory_runs_out_and_remember():
 
 
 def test_unusable_checkpoints_say_what_is_wrong(checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint.*make weights"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint.*make weights"):
         load_moge(tmp_path / "absent.pt")
     cut = tmp_path / "cut.pt"
     cut.write_bytes(checkpoint.read_bytes()[:200_000])

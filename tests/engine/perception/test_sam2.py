@@ -143,7 +143,7 @@ def test_a_hydra_application_can_start_after_it(loaded):
 
 
 def test_unusable_checkpoints_say_what_is_wrong(checkpoint, tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint.*make weights"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint.*make weights"):
         sam2(tmp_path / "absent.pt")
     cut = tmp_path / "cut.pt"
     cut.write_bytes(checkpoint.read_bytes()[:100_000])

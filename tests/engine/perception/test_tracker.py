@@ -1,4 +1,4 @@
-"""Identities from masks: a scripted detector and mask decoder stand in for the networks, everything after them is real."""
+"""Identities from masks: a scripted detector and mask decoder stand in for the networks, all that follows is real."""
 
 import cv2
 import numpy as np
@@ -52,10 +52,8 @@ class World:
 class ScriptedFinder:
     """Boxes of the truth on the keyframes it is asked for."""
 
-    about = {"scripted": True}
-
     def __init__(self, world, doubles=1):
-        self.world, self.doubles = world, doubles
+        self.about, self.world, self.doubles = {"scripted": True}, world, doubles
 
     def detect(self, clip, keyframes):
         found = []
@@ -70,10 +68,8 @@ class ScriptedFinder:
 class ScriptedFollower:
     """The truth's mask of the thing in a box, until it is out of sight: then, like a tracker that lost it, nothing."""
 
-    about = {"scripted": True}
-
     def __init__(self, world, loses=True):
-        self.world, self.loses, self.calls = world, loses, []
+        self.about, self.world, self.loses, self.calls = {"scripted": True}, world, loses, []
 
     def follow(self, clip, frame, boxes):
         self.calls.append((frame, len(boxes)))
