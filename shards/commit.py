@@ -130,9 +130,12 @@ class Assembler:
                 digest.update(data)
 
             for ident in idents:
-                data = self.store.read(work_path(ident))
                 try:
+                    data = self.store.read(work_path(ident))
                     samples.append(describe_sample(ident, data, offset))
+                except FileNotFoundError as error:
+                    self.lease.check()  # a driver that took over has committed and removed it
+                    raise StorageError(f"{self.store.url}/{work_path(ident)}: vanished; start again") from error
                 except ValueError as error:
                     raise StorageError(
                         f"{self.store.url}/{work_path(ident)}: {error}; delete this object and start again"

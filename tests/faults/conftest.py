@@ -1,0 +1,6 @@
+"""Lets the fault tests use the small samples of tests/shards."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "shards"))
