@@ -1,0 +1,306 @@
+"""The configuration of `engine.unroll`: typed, described, composed by Hydra, unknown keys refused.
+
+    python -m engine.config > docs/configuration.md            the generated page
+    python -m engine.config --check docs/configuration.md      exit 1 when it is out of date
+
+Groups (`perception=embedded`, `runner=ray`) are files of conf/; every key is a field of the dataclasses below.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.ingest.options import ClipOptions, DecodeOptions, ShotOptions
+from engine.options import option
+from engine.perception.registry import PerceptionOptions, identify, used
+from engine.run.options import RunnerOptions
+from engine.stages.options import StageOptions
+from engine.stages.render import RenderOptions
+from shards.run import ShardLimits
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+
+class ConfigError(ValueError):
+    """The command line asks for something that does not exist or cannot be. Exit code 3."""
+
+
+@dataclass
+class RenderSizeOptions(RenderOptions):
+    size: list[int] = option(
+        [480, 832], "height and width of clips and conditions, pixels, multiples of 16 (Wan's 480P)"
+    )
+
+
+@dataclass
+class ShardOptions:
+    name: str = option("metaworld", "name of the tars: <name>-000123.tar")
+    samples: int = option(ShardLimits().samples, "a shard ends at this many samples")
+    bytes: int = option(ShardLimits().bytes, "a shard ends before it would exceed this many bytes")
+
+
+@dataclass
+class UnrollOptions(StageOptions):
+    input: str = option("", "required: a video, a folder or any fsspec URL (s3://, gs://, ...); folders recursively")
+    output: str = option("out/", "folder or URL of the shards")
+    limit: int | None = option(None, "stop planning at this many clips; null = all")
+    retry: str = option(
+        "", "failed = try every quarantined clip again; or names of reasons, separated by commas; empty = do not"
+    )
+    dry_run: bool = option(False, "only say what there is to do")
+    report: bool = option(True, "write report.html and contact sheets at the end")
+    threads: int = option(
+        2, "threads of numeric libraries in one worker; part of the fingerprint, because sums depend on it"
+    )
+    clip: ClipOptions = option(ClipOptions(), "windows of a video")
+    shots: ShotOptions = option(ShotOptions(), "shot boundaries")
+    decode: DecodeOptions = option(DecodeOptions(), "the decoding child process")
+    perception: PerceptionOptions = option(PerceptionOptions(), "the models that look at frames")
+    render: RenderSizeOptions = option(RenderSizeOptions(), "size of clips, and the condition videos")
+    shards: ShardOptions = option(ShardOptions(), "tar files")
+    runner: RunnerOptions = option(RunnerOptions(), "where the work runs")
+
+
+# what may differ between two runs on one output: it changes where and how fast, not what
+NOT_IN_FINGERPRINT = (
+    "input",
+    "output",
+    "limit",
+    "retry",
+    "dry_run",
+    "report",
+    "runner",
+    "shards",  # compared by shards.Run itself
+    "decode.stall_s",
+    "decode.threads",
+    "decode.memory_gb",
+    "decode.cache",
+    "render.threads",
+)
+# the rooms that make a sample's bytes
+CODE = ("engine/ingest", "engine/perception", "engine/geometry", "engine/stages", "engine/mwsu.py", "engine/types.py")
+CODE += ("shards/codec.py", "shards/depth16.py", "shards/schema.py")
+
+
+def load(arguments: list[str]) -> UnrollOptions:
+    """Options from `key=value` words. ConfigError names the key, what was expected and the nearest valid name."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _check_keys(arguments)
+    ConfigStore.instance().store(name="unroll_schema", node=UnrollOptions)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name="unroll"):
+            composed = compose("unroll", overrides=[_quoted(argument) for argument in arguments])
+        options: UnrollOptions = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+    check(options)
+    return options
+
+
+def check(options: UnrollOptions) -> None:
+    """ConfigError for a value outside its choices or options that contradict each other."""
+    for name, field, value in _leaves(options):
+        choices = field.metadata.get("choices") or ()
+        if choices and value not in choices:
+            near = _nearest(str(value), choices)
+            raise ConfigError(f"{name}={value}: choose one of {', '.join(choices)}{near}")
+    clip, size = options.clip, options.render.size
+    _must(bool(options.input), "input=... is missing: a video, a folder or a URL")
+    _must(
+        clip.frames >= 5 and clip.frames % 4 == 1, f"clip.frames={clip.frames}: T = 1 + 4k was expected, like 49 or 81"
+    )
+    _must(clip.min_frames >= 5, f"clip.min_frames={clip.min_frames}: at least 5 was expected")
+    _must(clip.stride >= 0, f"clip.stride={clip.stride}: 0 or a number of frames was expected")
+    _must(clip.fps > 0, f"clip.fps={clip.fps}: a positive rate was expected")
+    _must(clip.focal_px is None or clip.fov_deg is None, "clip.focal_px and clip.fov_deg say the same: give one")
+    good = len(size) == 2 and all(s > 0 and s % 8 == 0 for s in size)
+    _must(good, f"render.size={size}: [height,width] in multiples of 8 was expected, like [480,832]")
+    _must(options.limit is None or options.limit >= 0, f"limit={options.limit}: a number of clips was expected")
+    _must(options.threads >= 1, f"threads={options.threads}: at least 1 was expected")
+    if options.retry not in ("", "failed"):
+        from engine.ingest.reasons import Reason
+
+        known = [r.code for r in Reason]
+        for name in options.retry.split(","):
+            _must(name in known, f"retry={name}: failed or reasons among {', '.join(known)}{_nearest(name, known)}")
+
+
+def fingerprint(options: UnrollOptions) -> dict[str, Any]:
+    """What decides the bytes of the samples, as plain JSON: options, code, models. For `_run.json`."""
+    kept: dict[str, Any] = {}
+    bundles = used(options.perception)
+    for name, _, value in _leaves(options):
+        if any(name == skip or name.startswith(f"{skip}.") for skip in NOT_IN_FINGERPRINT):
+            continue
+        bundle = name.split(".")[1] if name.count(".") > 1 and name.startswith("perception.") else None
+        if bundle is None or bundle in bundles:
+            kept[name] = value
+    return {
+        "options": kept,
+        "models": identify(options.perception),
+        "code": {"version": metadata.version("metaworld"), "sha256": _code()},
+    }
+
+
+def fingerprint_id(config: dict[str, Any]) -> str:
+    """The fingerprint as 16 hex digits, for every sample's meta.json."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def groups() -> dict[str, list[str]]:
+    """Hydra groups of the unroll verb and their choices."""
+    return {name: sorted(p.stem for p in (CONF / name).glob("*.yaml")) for name in ("perception", "runner")}
+
+
+def _must(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_keys(arguments: list[str]) -> None:
+    """Refuse keys that no field has, before Hydra does so less helpfully."""
+    known = {name for name, _, _ in _leaves(UnrollOptions())} | set(_nodes(UnrollOptions())) | set(groups())
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r}: key=value was expected (python -m engine.unroll --help lists the keys)")
+        if key not in known:
+            tails = {name.rpartition(".")[2]: name for name in known}
+            near = difflib.get_close_matches(key, known, 1, 0.6)
+            near = near or [tails[t] for t in difflib.get_close_matches(key.rpartition(".")[2], tails, 1, 0.7)]
+            hint = f"; did you mean {near[0]}?" if near else "; docs/configuration.md lists every key"
+            raise ConfigError(f"unknown key {key!r}{hint}")
+        if key in groups() and value not in groups()[key]:
+            choices = groups()[key]
+            raise ConfigError(f"{argument}: choose one of {', '.join(choices)}{_nearest(value, choices)}")
+
+
+def _quoted(argument: str) -> str:
+    """Paths may hold what Hydra's grammar takes for its own (spaces, commas, =): quote input and output."""
+    key, _, value = argument.partition("=")
+    if key not in ("input", "output") or value[:1] in ("'", '"'):
+        return argument
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
+
+
+def _nearest(word: str, choices: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(choices), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _explain(error: Exception) -> str:
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key")), "")
+    return f"{where}: {lines[0]}" if where else " ".join(lines)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(dotted name, field, value) of every field that is no dataclass itself."""
+    for field in dataclasses.fields(node):
+        value, name = getattr(node, field.name), f"{path}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, field, value
+
+
+def _nodes(node: Any, path: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield f"{path}{field.name}"
+            yield from _nodes(value, f"{path}{field.name}.")
+
+
+def _code() -> str:
+    digest = hashlib.sha256()
+    for name in CODE:
+        path = ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(ROOT)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def page() -> str:
+    """docs/configuration.md."""
+    from engine.ingest.reasons import Reason
+
+    lines = [
+        "# Configuration",
+        "",
+        "<!-- Made by `python -m engine.config`; edit the options in the code instead. -->",
+        "",
+        '`python -m engine.unroll key=value ...`, or `make shards OPTIONS="key=value ..."`. Unknown keys are',
+        "refused with the nearest valid name. Groups set several keys at once:",
+        "",
+        *(f"- `{name}=` {' or '.join(f'`{c}`' for c in choices)}" for name, choices in groups().items()),
+        "",
+        "Exit codes: 0 every clip is in the shards, 2 some are quarantined, 3 configuration, 5 storage or another",
+        "driver, 130 or 143 stopped by a signal (run the same command again to go on).",
+        "",
+        "A resumed run must have the options, code and models it was begun with. Only these may change: "
+        + ", ".join(f"`{name}`" for name in NOT_IN_FINGERPRINT if name != "shards")
+        + ".",
+    ]
+    lines += ["", "## Reasons for quarantine", "", "| reason | meaning |", "|---|---|"]
+    lines += [f"| `{r.code}` | {r.doc} |" for r in Reason]
+    lines += _section("General", UnrollOptions(), "", "`python -m engine.unroll`")
+    return "\n".join(lines) + "\n"
+
+
+def _section(title: str, node: Any, path: str, doc: str) -> list[str]:
+    fields = dataclasses.fields(node)
+    plain = [f for f in fields if not dataclasses.is_dataclass(getattr(node, f.name))]
+    lines = ["", f"## {title}", "", f"{doc[:1].upper()}{doc[1:]}."]
+    if plain:
+        lines += ["", "| key | default | meaning |", "|---|---|---|"]
+    for f in plain:
+        value, text = getattr(node, f.name), f.metadata.get("doc", "").replace("|", "\\|")
+        choices = f.metadata.get("choices") or ()
+        text += f" (one of {', '.join(f'`{c}`' for c in choices)})" if choices else ""
+        lines.append(f"| `{path}{f.name}` | {_show(value)} | {text} |")
+    for f in fields:
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            lines += _section(f"`{path}{f.name}`", value, f"{path}{f.name}.", f.metadata.get("doc", ""))
+    return lines
+
+
+def _show(value: Any) -> str:
+    if value is None or value == "":
+        return "`null`" if value is None else "empty"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`[{','.join(map(str, value))}]`" if isinstance(value, list) else f"`{value}`"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--check"]:
+        if Path(arguments[1]).is_file() and Path(arguments[1]).read_text() == page():
+            return 0
+        print(f"{arguments[1]} is out of date; run: python -m engine.config > {arguments[1]}", file=sys.stderr)
+        return 1
+    sys.stdout.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,27 @@
+"""The options of the runners."""
+
+from dataclasses import dataclass
+
+from engine.options import option
+
+
+@dataclass
+class RayOptions:
+    address: str = option("local", "local = a new cluster on this machine; auto or an address = an existing one")
+    cpus: int = option(0, "CPUs of a local cluster; 0 = those of the machine")
+    actors: int = option(0, "perception actors; 0 = one per GPU, or without GPUs one per two CPUs")
+    gpus: float = option(-1.0, "GPUs of one actor; -1 = one when the cluster has GPUs and perception uses them, else 0")
+    in_flight: int = option(2, "clips in flight per actor: one in the models, one being decoded or unrolled")
+    store_gb: float = option(
+        0.0, "object store of a local cluster in GiB; 0 = in_flight x actors x 1 GiB, at most 30 % of RAM"
+    )
+    dashboard: bool = option(False, "start the dashboard and print its address")
+    setup_attempts: int = option(3, "an actor whose models do not load is started this many times")
+
+
+@dataclass
+class RunnerOptions:
+    kind: str = option("local", "local = in this process; ray = tasks and actors on a Ray cluster", ("local", "ray"))
+    attempts: int = option(2, "times a clip is tried when code raises an error, before it is quarantined")
+    surveys: int = option(0, "videos surveyed side by side while planning; 0 = one per CPU")
+    ray: RayOptions = option(RayOptions(), "the Ray runner")

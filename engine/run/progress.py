@@ -1,0 +1,96 @@
+"""Progress on a terminal (a bar) or in a log (plain lines), and the events of a run."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from engine.run.work import Outcome
+from shards.store import Store
+
+LINE_S = 10.0  # seconds between plain lines
+PART = 200  # clips per event file: an object store cannot append
+
+
+class Progress:
+    """Counts, rate and time left of `total` clips."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.failed = total, 0, 0
+        self._start = self._said = time.monotonic()
+        bar = sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit="clip", dynamic_ncols=True, smoothing=0.1) if bar else None
+
+    def grow(self, count: int) -> None:
+        """More clips turned up."""
+        self.total += count
+        if self._bar is not None:
+            self._bar.total = self.total
+
+    def update(self, outcome: Outcome) -> None:
+        self.done += 1
+        self.failed += outcome.failure is not None
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{self.failed} quarantined" if self.failed else "")
+            self._bar.update()
+        elif time.monotonic() - self._said > LINE_S or self.done == self.total:
+            self._said = time.monotonic()
+            self.say(self.line())
+
+    def line(self) -> str:
+        """`12/40 clips, 1 quarantined, 0.031 clips/s, 15 min left`."""
+        rate = self.done / max(time.monotonic() - self._start, 1e-9)
+        left = (self.total - self.done) / rate if rate else 0
+        bad = f", {self.failed} quarantined" if self.failed else ""
+        return f"{self.done}/{self.total} clips{bad}, {rate:.3g} clips/s, {_span(left)} left"
+
+    def say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr) if self._bar is not None else print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+@dataclass
+class Events:
+    """`_events/<epoch>-<part>.jsonl`: one line per unit and stage, written by the driver."""
+
+    store: Store
+    epoch: int
+    part: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Lines of a decided unit: its stages, then the whole."""
+        unit, failure = outcome.unit, outcome.failure
+        base = {"unit": unit.ident, "key": unit.key}
+        rows: list[dict] = [{"stage": name, "seconds": round(s, 4)} for name, s in outcome.seconds.items()]
+        whole = {"stage": "unit", "seconds": round(sum(outcome.seconds.values()), 4), "bytes": outcome.bytes}
+        whole |= {"peak_mb": round(outcome.peak_mb, 1), "attempts": outcome.attempts, "time": round(time.time(), 3)}
+        whole |= {"status": failure.reason if failure else "done"}
+        self.lines += [json.dumps(base | row) for row in [*rows, whole]]
+        if sum('"stage": "unit"' in line for line in self.lines) >= PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        if self.lines:
+            text = "\n".join(self.lines) + "\n"
+            self.store.put(f"_events/{self.epoch:06d}-{self.part:04d}.jsonl", text.encode())
+            self.part, self.lines = self.part + 1, []
+
+
+def read_events(store: Store) -> list[dict]:
+    """Every event of every driver of an output, oldest driver first."""
+    paths = sorted(entry.path for entry in store.list("_events") if entry.path.endswith(".jsonl"))
+    return [json.loads(line) for path in paths for line in store.read(path).decode().splitlines()]
+
+
+def _span(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
