@@ -45,11 +45,11 @@ def _gather(strategy: Torch | DeepSpeed) -> dict[str, Tensor]:
     if isinstance(strategy, Torch):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return {n: t.contiguous() for n, t in get_model_state_dict(strategy.module, options=options).items()}
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     full = {}
     for name, parameter in strategy.generator.named_parameters():
-        with GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):
             if dist.get_rank() == 0:
                 full[name.replace("_checkpoint_wrapped_module.", "")] = parameter.detach().float().cpu().clone()
     return full

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import wan_formulas
 from safetensors.torch import save_file
 
-from tests.parity import wan_formulas
 from trainer.model.sawg import SawgOptions, WanOptions, WorldGenerator
 from trainer.model.wan import init_new, load_weights
 from trainer.model.wsa import WsaOptions

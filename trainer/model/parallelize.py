@@ -154,8 +154,11 @@ def _recompute(kind: str) -> dict[str, Callable]:
 
 
 def _split_context(model: WorldGenerator, grid: Grid) -> None:
+    """diffusers' Ulysses hooks, applied by hand: its own `enable_parallelism` divides by the number of accelerators
+    and so does not run on CPU ranks."""
     from diffusers import ContextParallelConfig
-    from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+    from diffusers.hooks.context_parallel import apply_context_parallel
+    from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput, ParallelConfig
 
     heads = model.options[0].num_attention_heads
     if heads % grid.context_size:
@@ -174,8 +177,12 @@ def _split_context(model: WorldGenerator, grid: Grid) -> None:
         },  # the third is the Layout, which is no tensor and stays whole
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
-    config = ContextParallelConfig(ulysses_degree=grid.context_size, mesh=mesh["ring", "ulysses"])
-    model.wan.enable_parallelism(config=config, cp_plan=plan)
+    ulysses = ContextParallelConfig(ulysses_degree=grid.context_size)
+    config = ParallelConfig(context_parallel_config=ulysses)
+    config.setup(dist.get_rank(), world, torch.device(mesh.device_type), mesh=mesh["ring", "ulysses"])
+    for block in model.wan.blocks:
+        block.attn1.processor._parallel_config = config
+    apply_context_parallel(model.wan, ulysses, plan)
     model.wan.rope.context_rank, model.wan.rope.context_size = grid.context, grid.context_size
 
 
