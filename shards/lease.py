@@ -7,6 +7,7 @@ A take-over creates the next ticket, which fences the old owner whatever it beli
 every step that counts. Heartbeats are for liveness only; no correctness hangs on clocks.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 
-from shards.store import StorageError, Store
+from shards.store import Store
 from shards.writer import json_bytes
 
 HEARTBEAT = "_lease.json"
@@ -70,8 +71,9 @@ class Lease:
     def release(self) -> None:
         """Stop the heartbeat and say that the output is free. Does nothing when the lease is lost or not held."""
         self._halt()
-        if self.epoch >= 0 and not self.store.exists(_ticket(self.epoch + 1)):
-            self.store.put(HEARTBEAT, self._record(released=True))
+        with contextlib.suppress(OSError):  # a full disk or a silent store: the lease then ends by itself
+            if self.epoch >= 0 and not self.store.exists(_ticket(self.epoch + 1)):
+                self.store.put(HEARTBEAT, self._record(released=True))
         self.epoch = -1
 
     def _halt(self) -> None:
@@ -86,7 +88,7 @@ class Lease:
                 self._beat()
             except LeaseLost:
                 return
-            except (StorageError, OSError):  # the next beat may get through; `check` in the driver reports for good
+            except OSError:  # the next beat may get through; `check` in the driver reports for good
                 continue
 
     def _beat(self) -> None:

@@ -291,10 +291,20 @@ class S3Store(Store):
         self.fs, self.root = fsspec.core.url_to_fs(
             self.url,
             use_listings_cache=False,
-            config_kwargs={"retries": {"max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60},
+            config_kwargs={"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60},
         )
         self.fs.retries = 1
         self.root = self.root.rstrip("/")
+
+    def _create(self, path: str, data: bytes | Path) -> None:
+        try:
+            super()._create(path, data)
+        except FileNotFoundError as error:
+            if "upload" in str(error).lower():
+                # A completion that landed but answered an error: s3fs then aborts an upload that is no more. The next
+                # try meets the object.
+                raise ConnectionError(f"the multipart upload is gone: {error}") from error
+            raise self._explain("write", path.partition("/")[2], error, 1) from error  # no such bucket
 
     def list(self, folder: str = "") -> Iterator[Entry]:
         bucket, _, prefix = self.full(folder).partition("/")

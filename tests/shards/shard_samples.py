@@ -79,7 +79,7 @@ def unit(i: int, view: str = "") -> Unit:
 
 def tiny(key: str, seed: int = 0) -> dict[str, bytes]:
     """Bytes that the commit protocol accepts (a valid meta.json and some noise), without the cost of encoding."""
-    noise = np.random.default_rng(seed).integers(0, 256, 200 + 100 * (seed % 7)).astype(np.uint8).tobytes()
+    noise = np.random.default_rng(seed).integers(33, 126, 200 + 100 * (seed % 7)).astype(np.uint8).tobytes()
     meta = {
         "key": key, "frames": 5, "height": 16, "width": 24, "fps": 16.0, "subjects": [], "camera_kind": "general",
         "source": {"uri": "in/x.mp4", "start_s": 0.0, "end_s": 0.25}, "quality": {}, "pair": None,

@@ -70,7 +70,7 @@ def test_json_refuses_nan():
 
 def smooth_clip(frames: int = 9, height: int = 48, width: int = 64) -> np.ndarray:
     t, y, x = np.meshgrid(np.arange(frames), np.arange(height), np.arange(width), indexing="ij")
-    waves = [128 + 100 * np.sin((x + 2 * t) / 11), 128 + 100 * np.cos((y - t) / 9), 128 + 90 * np.sin((x + y) / 15)]
+    waves = [128 + 60 * np.sin((x + 2 * t) / 11), 128 + 60 * np.cos((y - t) / 9), 128 + 50 * np.sin((x + y) / 15)]
     return np.stack(waves, -1).astype(np.uint8)
 
 

@@ -153,9 +153,8 @@ def test_one_driver_at_a_time(tmp_path):
         with pytest.raises(LeaseHeld, match="another driver is at work"):
             Run.open(str(tmp_path), config=CONFIG)
         first.close()
-        with Run.open(str(tmp_path), config=CONFIG):
-            with pytest.raises(LeaseLost):
-                first.extend([unit(1)])
+        with Run.open(str(tmp_path), config=CONFIG), pytest.raises(LeaseLost):
+            first.extend([unit(1)])
 
 
 def test_webdataset_reads_the_tars(tmp_path):
