@@ -228,7 +228,9 @@ def _room(rng: np.random.Generator) -> Scenery:
         parts.append(box((x, -0.06, (z0 + z1) / 2), (0.04, 0.12, z1 - z0), Material("wood", 1.0, (1.4, 1.4, 1.4))))
     for z, material in ((z0, wall), (z1, back)):
         parts.append(quad((-x1, -height, z), (2 * x1, 0, 0), (0, height, 0), material))
-    parts.append(box((0, -0.0015, 4.5), (3.6, 0.003, 5.5), Material("carpet", 1.8, _shade(rng, 0.8, 1.1))))
+    parts.append(
+        box((0, -0.0015, 4.5), (3.6, 0.003, 5.5), Material("carpet", 1.8, tuple(rng.uniform(0.45, 1.1, 3).tolist())))
+    )
     # The panels of _panel lie at local z = 0 and face -z.
     walls = [(yaw_pose(0, (0, 0, z1)), 3.6), (yaw_pose(np.pi / 2, (x1, 0, 4.3)), 6.0)]
     walls += [(yaw_pose(-np.pi / 2, (-x1, 0, 4.3)), 6.0), (yaw_pose(np.pi, (0, 0, z0)), 3.6)]
