@@ -164,7 +164,7 @@ def relative_noise(
             error = white * rng.standard_normal(frame.shape, dtype=np.float32)
             frame *= np.exp(error)
         if smooth:
-            frame *= np.exp(smooth * smooth_field(*frame.shape, length, rng))
+            frame *= np.exp(smooth * smooth_field(frame.shape[0], frame.shape[1], length, rng))
     return out
 
 

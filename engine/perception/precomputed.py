@@ -77,9 +77,10 @@ class Folder:
 
     def missing(self, name: str, role: str) -> FileNotFoundError:
         return FileNotFoundError(
-            f"{self.url}/{name}: not there, and nothing fills in. Put the file there, set perception.root to the "
-            f"folder that holds {self.url.rpartition('/')[2]}/, or name what should answer for the {role} with "
-            "perception.fill=embedded"
+            f"{self.url}/{name}: not there, and nothing fills in. Put the file there, set "
+            f"perception.precomputed.root to the folder that holds {self.url.rpartition('/')[2]}/, or name what should "
+            f"answer for the {role} with "
+            "perception.precomputed.fill=embedded"
         )
 
 
@@ -128,7 +129,10 @@ class PrecomputedGeometry:
             known |= _camera(folder) | {"K_source": "user"}
             models["camera"] = _source(folder, "camera.npz")
         elif clip.K is not None and "depth" in known:
-            known |= {"K": np.repeat(np.float32(clip.K)[None], len(clip.frames), 0), "K_source": clip.K_source}
+            known |= {
+                "K": np.repeat(np.asarray(clip.K, np.float32)[None], len(clip.frames), 0),
+                "K_source": clip.K_source,
+            }
         if "depth" in known and "K" in known:
             return GeometryEstimate(**known, models=models)
         if self.fill is None:

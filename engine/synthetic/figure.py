@@ -111,12 +111,12 @@ def _body(s: float, shirt: Material, trousers: Material, skin: Material, hair: M
     ground = box((0, (FOOT - 0.006) * s, 0.052 * s), (0.046 * s, 0.012 * s, 0.9 * shoe_length), sole)
 
     bones = {"pelvis": [pelvis], "torso": [chest, neck], "head": face}
-    for side in ("left", "right"):
-        bones[f"{side} upper arm"] = [sleeve]
-        bones[f"{side} forearm"] = [arm, cuff, hand, thumb]
-        bones[f"{side} thigh"] = [thigh]
-        bones[f"{side} shin"] = [shin]
-        bones[f"{side} foot"] = [foot, ground]
+    for limb in ("left", "right"):
+        bones[f"{limb} upper arm"] = [sleeve]
+        bones[f"{limb} forearm"] = [arm, cuff, hand, thumb]
+        bones[f"{limb} thigh"] = [thigh]
+        bones[f"{limb} shin"] = [shin]
+        bones[f"{limb} foot"] = [foot, ground]
     return tuple((name, merge(meshes)) for name, meshes in bones.items())
 
 

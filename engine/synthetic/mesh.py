@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Vector = Sequence[float] | np.ndarray  # x, y, z
+
 
 @dataclass(frozen=True)
 class Material:
@@ -55,7 +57,7 @@ def moved(mesh: Mesh, pose: np.ndarray) -> Mesh:
     )
 
 
-def yaw_pose(yaw: float, at: Sequence[float]) -> np.ndarray:
+def yaw_pose(yaw: float, at: Vector) -> np.ndarray:
     """Rigid motion that turns +z to (sin yaw, 0, cos yaw) and then moves to `at`."""
     c, s = np.cos(yaw), np.sin(yaw)
     out = np.eye(4)
@@ -64,7 +66,7 @@ def yaw_pose(yaw: float, at: Sequence[float]) -> np.ndarray:
     return out
 
 
-def quad(corner: Sequence[float], side_u: Sequence[float], side_v: Sequence[float], material: Material) -> Mesh:
+def quad(corner: Vector, side_u: Vector, side_v: Vector, material: Material) -> Mesh:
     """A parallelogram from `corner` along two sides (metres); uv runs along the sides."""
     corner, u, v = (np.asarray(x, float) for x in (corner, side_u, side_v))
     normal = np.cross(u, v) / np.linalg.norm(np.cross(u, v))
@@ -81,9 +83,9 @@ def quad(corner: Sequence[float], side_u: Sequence[float], side_v: Sequence[floa
     )
 
 
-def box(centre: Sequence[float], size: Sequence[float], material: Material, yaw: float = 0.0) -> Mesh:
+def box(centre: Vector, size: Vector, material: Material, yaw: float = 0.0) -> Mesh:
     """A box of `size` metres (x, y, z) around `centre`, turned by `yaw` radians about the vertical."""
-    size = np.asarray(size, float)
+    size, centre = np.asarray(size, float), np.asarray(centre, float)
     flat = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
     vertices, normals, uv = np.zeros((6, 4, 3)), np.zeros((6, 4, 3)), np.zeros((6, 4, 2))
     for i in range(6):
@@ -91,7 +93,7 @@ def box(centre: Sequence[float], size: Sequence[float], material: Material, yaw:
         u, v = ((2, 1), (0, 2), (0, 1))[axis]  # the texture's x and y: upright on the sides
         vertices[i][:, [u, v]], vertices[i][:, axis] = flat / 2 * size[[u, v]], sign * size[axis] / 2
         normals[i][:, axis] = sign
-        uv[i] = flat / 2 * size[[u, v]] + np.asarray(centre, float)[[u, v]]  # boxes at other places look different
+        uv[i] = flat / 2 * size[[u, v]] + centre[[u, v]]  # boxes at other places look different
     quads = 4 * np.arange(6)[:, None, None] + np.array([[0, 1, 2], [0, 2, 3]])
     mesh = Mesh(
         vertices.reshape(-1, 3),
@@ -159,7 +161,7 @@ def capsule(length: float, top: float, bottom: float, material: Material, flat: 
     return loft([(y, r, r * flat, 0) for y, r in rings], material, sides)
 
 
-def ellipsoid(centre: Sequence[float], radii: Sequence[float], material: Material, sides: int = 18) -> Mesh:
+def ellipsoid(centre: Vector, radii: Vector, material: Material, sides: int = 18) -> Mesh:
     """An ellipsoid with half axes `radii` (x, y, z) around `centre`."""
     t = np.linspace(0, np.pi, sides // 2 + 1)
     rx, ry, rz = radii

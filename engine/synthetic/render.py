@@ -165,7 +165,7 @@ class _Painter:
         mark = np.zeros((len(uv), 4), np.float32)
         for faces, which in ((self.scenery, hit & (label == 0)), (self.figures, label > 0)):
             i = np.flatnonzero(which)
-            if len(i):
+            if faces is not None and len(i):
                 depth[i] = faces.depth(face[i], centre, direction[i])
                 point = centre + depth[i, None] * direction[i]
                 colour[i], mark[i] = self._shade(faces, face[i], bary[i], point, direction[i], depth[i] / K[0, 0])
@@ -215,7 +215,8 @@ def _scene(mesh: Mesh):
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
+    vertices, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32)
+    scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(faces))
     return scene
 
 

@@ -33,7 +33,8 @@ def make_scenery(kind: str, seed: int) -> Scenery:
 
 def _shade(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
     """A muted tint."""
-    return tuple(float(c) for c in rng.uniform(low, high) * (1 + rng.uniform(-0.10, 0.10, 3)))
+    red, green, blue = (rng.uniform(low, high) * (1 + rng.uniform(-0.10, 0.10, 3))).tolist()
+    return red, green, blue
 
 
 def _floor(x0, x1, z0, z1, material) -> Mesh:

@@ -128,7 +128,7 @@ def test_absent_files_are_named_and_the_way_out_too(folder, view):
     for name in ("masks.npz", "depth.npz", "camera.npz"):
         path = folder / NAME / name
         path.rename(path.with_suffix(".away"))
-        with pytest.raises(FileNotFoundError, match=rf"{name}: not there.*perception\.fill=embedded"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}: not there.*perception\.precomputed\.fill=embedded"):
             answers(clip)
         path.with_suffix(".away").rename(path)
     assert models.tracker.available(clip)
