@@ -1,6 +1,6 @@
 """RGB-D sequences in the TUM format, with their true camera path: clips to unroll and the truth to compare with.
 
-    <folder>/rgb/*.png  <folder>/depth/*.png   colour, and registered 16-bit depth (5000 = 1 m, 0 = no value)
+    <folder>/rgb/*  <folder>/depth/*.png       colour, and registered 16-bit depth (5000 = 1 m, 0 = no value)
     <folder>/rgb.txt  <folder>/depth.txt       optional lists of "timestamp file"; else the file names are timestamps
     <folder>/groundtruth.txt                   "timestamp tx ty tz qx qy qz qw", camera-to-world in metres
     <folder>/camera.txt                        optional "fx fy cx cy [k1 k2 p1 p2 k3]" in pixels
@@ -116,9 +116,8 @@ def tum_clip(
     index = np.abs(sequence.times[None] - wanted[:T, None]).argmin(1)
     first = _read(sequence.rgb[index[0]])
     view = view_for(*first.shape[:2], *size)
-    maps = cv2.initUndistortRectifyMap(
-        sequence.K, sequence.distortion, None, sequence.K, first.shape[1::-1], cv2.CV_32FC1
-    )
+    at_zero = sequence.K - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # OpenCV counts pixel centres from 0
+    maps = cv2.initUndistortRectifyMap(at_zero, sequence.distortion, None, at_zero, first.shape[1::-1], cv2.CV_32FC1)
     images, depths = [], []
     for i in index:
         colour = cv2.remap(_read(sequence.rgb[i]), *maps, cv2.INTER_LINEAR)
@@ -172,7 +171,7 @@ def _images(folder: Path, kind: str) -> list[tuple[float, Path]]:
             rows = [line.split() for line in listing.read_text().splitlines() if line.strip() and line[0] != "#"]
             found = [(float(time), folder / name) for time, name in rows]
         else:
-            found = [(float(path.stem), path) for path in (folder / kind).glob("*.png")]
+            found = [(float(path.stem), path) for path in (folder / kind).glob("*.*")]
     except ValueError as error:
         raise TumError(f"{folder}: {kind} images need timestamps as names or in {kind}.txt ({error})") from error
     if not found:
@@ -186,7 +185,9 @@ def _poses(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         raise TumError(f"{folder}: no groundtruth.txt; a TUM sequence has rgb/, depth/ and groundtruth.txt")
     rows = np.loadtxt(path, comments="#", ndmin=2)
     if rows.shape[1] != 8:
-        raise TumError(f"{path}: rows of 8 numbers (timestamp, translation, quaternion) were expected, found {rows.shape[1]}")
+        raise TumError(
+            f"{path}: rows of 8 numbers (timestamp, translation, quaternion) were expected, found {rows.shape[1]}"
+        )
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     rows = rows[np.concatenate([[True], np.diff(rows[:, 0]) > 0])]
     return rows[:, 0], camera.pose(Rotation.from_quat(rows[:, 4:]).as_matrix(), rows[:, 1:4])
@@ -213,12 +214,14 @@ def _camera(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(known: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """bool: the time lies between two known ones that are at most GAP apart."""
-    after = np.clip(np.searchsorted(known, times), 1, max(len(known) - 1, 1))
-    if len(known) < 2:
+    """bool: a known time is less than APART away, or the time lies between two known ones that are at most GAP apart."""
+    if not len(known):
         return np.zeros(len(times), bool)
+    after = np.clip(np.searchsorted(known, times), 0, len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    near = np.minimum(np.abs(known[after] - times), np.abs(known[before] - times)) < APART
     inside = (times >= known[0]) & (times <= known[-1])
-    return inside & (known[after] - known[after - 1] <= GAP)
+    return near | (inside & (known[after] - known[before] <= GAP))
 
 
 def _span(times: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Foundation perception without downloads: random checkpoints in the official formats, small clips, a scripted world."""
+"""Foundation perception without downloads: random checkpoints in the official formats, and small clips."""
 
 from pathlib import Path
 
