@@ -14,9 +14,10 @@ import numba
 import numpy as np
 
 from engine.geometry.camera import invert, pixel_grid, rays, transform
-from engine.geometry.splat import splat
+from engine.geometry.splat import NEAR, splat
 
 MAX_VOTES = 8.0  # a point seen eight times needs eight contradictions before it is replaced
+COARSEST = 1.5  # views up to this much coarser than the finest still tell a point's colour
 FINER = 0.7  # a view this much finer than the point's own takes the point over (half its area)
 
 
@@ -238,64 +239,79 @@ def _depth_at(depth, u, v, nearest, tolerance):
     return 1.0 / inverse
 
 
-def consistent(fused: Fused, views: Views, frames: np.ndarray, tolerance: float) -> np.ndarray:
-    """bool [P]: points that at least as many frames confirm as see through (free space, sky included)."""
-    votes = np.zeros(len(fused.xyz), np.int32)
-    for t in frames:
-        w2c = invert(views.c2w[t].astype(np.float64))
-        P = views.K[t].astype(np.float64) @ w2c[:3]
-        _judge(fused.xyz, views.depth[t], views.static[t], views.sky[t], float(views.scale[t]), P, tolerance, votes)
-    return votes >= 0
+def review(
+    fused: Fused, views: Views, images: np.ndarray, frames: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Look at every point again from all frames: (keep bool [P], rgb uint8 [P,3]).
+
+    A point is kept when at least as many frames confirm its depth (within `tolerance`, relative) as see through it,
+    sky included. Its colour is the channel-wise median, over the frames that confirm it from no further than
+    COARSEST times its finest view, of images uint8 [T,H,W,3] read bilinearly: passing shadows and reflections drop
+    out, detail stays. The finest view itself always counts.
+    """
+    w2c = invert(views.c2w.astype(np.float64))
+    K = views.K.astype(np.float64)
+    P = (K @ w2c[:, :3])[frames]
+    keep, rgb = np.empty(len(fused.xyz), bool), np.empty((len(fused.xyz), 3), np.uint8)
+    scale = views.scale.astype(np.float64)
+    _review(
+        fused.xyz, fused.frame, views.depth, views.static, views.sky, scale, frames, P, K[:, 0, 0], images, tolerance,
+        keep, rgb,
+    )  # fmt: skip
+    return keep, rgb
 
 
 @numba.njit(nogil=True, cache=True)
-def _judge(xyz, depth, static, sky, scale, P, tolerance, votes):
-    height, width = depth.shape
+def _review(xyz, source, depth, static, sky, scale, frames, P, focal, images, tolerance, keep, rgb):
+    height, width = depth.shape[1:]
+    count = len(frames)
+    found = np.empty((3, count), np.float32)
+    footprint = np.empty(count, np.float64)
     for i in range(len(xyz)):
         p0, p1, p2 = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        z = P[2, 0] * p0 + P[2, 1] * p1 + P[2, 2] * p2 + P[2, 3]
-        if z < 0.05:
-            continue
-        u = (P[0, 0] * p0 + P[0, 1] * p1 + P[0, 2] * p2 + P[0, 3]) / z
-        v = (P[1, 0] * p0 + P[1, 1] * p1 + P[1, 2] * p2 + P[1, 3]) / z
-        if not (u >= 0 and v >= 0 and u < width and v < height):
-            continue
-        x, y = int(u), int(v)
-        if sky[y, x]:
-            votes[i] -= 1
-        elif static[y, x]:
-            d = depth[y, x] * scale
-            if z < d * (1 - tolerance):
-                votes[i] -= 1
-            elif z < d * (1 + tolerance):
-                votes[i] += 1
-
-
-def sample_colours(
-    xyz: np.ndarray, frame: np.ndarray, images: np.ndarray, K: np.ndarray, c2w: np.ndarray
-) -> np.ndarray:
-    """uint8 [P,3]: each point's colour in its source frame, bilinear at its projection. images uint8 [T,H,W,3]."""
-    w2c = invert(c2w.astype(np.float64))
-    return _sample(xyz, frame, images, K.astype(np.float64), w2c)
-
-
-@numba.njit(nogil=True, cache=True)
-def _sample(xyz, frame, images, K, w2c):
-    height, width = images.shape[1:3]
-    out = np.empty((len(xyz), 3), np.uint8)
-    for i in range(len(xyz)):
-        t = frame[i]
-        p0, p1, p2 = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        qx = w2c[t, 0, 0] * p0 + w2c[t, 0, 1] * p1 + w2c[t, 0, 2] * p2 + w2c[t, 0, 3]
-        qy = w2c[t, 1, 0] * p0 + w2c[t, 1, 1] * p1 + w2c[t, 1, 2] * p2 + w2c[t, 1, 3]
-        qz = w2c[t, 2, 0] * p0 + w2c[t, 2, 1] * p1 + w2c[t, 2, 2] * p2 + w2c[t, 2, 3]
-        u = (K[t, 0, 0] * qx + K[t, 0, 1] * qy) / qz + K[t, 0, 2] - 0.5
-        v = K[t, 1, 1] * qy / qz + K[t, 1, 2] - 0.5
-        u, v = min(max(u, 0.0), width - 1.0), min(max(v, 0.0), height - 1.0)
-        x, y = min(int(u), width - 2), min(int(v), height - 2)
-        a, b = u - x, v - y
+        votes, samples, finest = 0, 0, np.inf
+        for k in range(count):
+            t, M = frames[k], P[k]
+            z = M[2, 0] * p0 + M[2, 1] * p1 + M[2, 2] * p2 + M[2, 3]
+            if z < NEAR:
+                continue
+            u = (M[0, 0] * p0 + M[0, 1] * p1 + M[0, 2] * p2 + M[0, 3]) / z
+            v = (M[1, 0] * p0 + M[1, 1] * p1 + M[1, 2] * p2 + M[1, 3]) / z
+            if not (u >= 0 and v >= 0 and u < width and v < height):
+                continue
+            x, y = int(u), int(v)
+            confirmed = t == source[i]
+            if sky[t, y, x]:
+                votes -= 1
+            elif static[t, y, x]:
+                d = depth[t, y, x] * scale[t]
+                if z < d * (1 - tolerance):
+                    votes -= 1
+                elif z < d * (1 + tolerance):
+                    votes += 1
+                    confirmed = True
+            if confirmed:
+                footprint[samples] = z / focal[t]
+                finest = min(finest, footprint[samples])
+                _bilinear(images[t], u - 0.5, v - 0.5, found[:, samples])
+                samples += 1
+        keep[i] = votes >= 0 and samples > 0
+        kept = 0
+        for k in range(samples):
+            if footprint[k] <= COARSEST * finest:
+                found[:, kept] = found[:, k]
+                kept += 1
         for c in range(3):
-            top = (1 - a) * images[t, y, x, c] + a * images[t, y, x + 1, c]
-            low = (1 - a) * images[t, y + 1, x, c] + a * images[t, y + 1, x + 1, c]
-            out[i, c] = np.uint8((1 - b) * top + b * low + 0.5)
-    return out
+            rgb[i, c] = np.uint8(np.median(found[c, :kept]) + 0.5) if kept else 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _bilinear(image, u, v, out):
+    height, width = image.shape[:2]
+    u, v = min(max(u, 0.0), width - 1.0), min(max(v, 0.0), height - 1.0)
+    x, y = min(int(u), width - 2), min(int(v), height - 2)
+    a, b = u - x, v - y
+    for c in range(3):
+        top = (1 - a) * image[y, x, c] + a * image[y, x + 1, c]
+        low = (1 - a) * image[y + 1, x, c] + a * image[y + 1, x + 1, c]
+        out[c] = (1 - b) * top + b * low

@@ -105,7 +105,7 @@ def smooth_path(
     first = int(np.argmax(observed))
     start = np.concatenate([mean[first], np.zeros(3)])
     wide = np.diag([25.0] * 3 + [agility * memory / 2 + 1.0] * 3)  # 5 m, and the stationary speed with 1 m/s to spare
-    for _ in range(4):
+    for _ in range(8):
         x, P = start, wide
         filtered, predicted = [], []
         for t in range(steps):

@@ -10,10 +10,9 @@ from engine.geometry.cloud import (
     back_project,
     beside_edge,
     clean_depth,
-    consistent,
     fuse,
     point_size,
-    sample_colours,
+    review,
 )
 from engine.options import option
 from engine.types import Camera, Clip, Cloud, Scene
@@ -81,7 +80,5 @@ def _holistic(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:
     count = total if options.frames <= 0 else min(options.frames, total)
     frames = np.unique(np.rint(np.linspace(0, total - 1, count)).astype(int))
     fused, _, tolerance = fuse(views, frames, options.max_points, options.median, options.flying, options.threads)
-    keep = consistent(fused, views, frames, tolerance)
-    xyz, frame = fused.xyz[keep], fused.frame[keep]
-    rgb = sample_colours(xyz, frame, clip.frames, views.K, views.c2w)
-    return Cloud(xyz, rgb, frame, fused.size[keep])
+    keep, rgb = review(fused, views, clip.frames, frames, tolerance)
+    return Cloud(fused.xyz[keep], rgb[keep], fused.frame[keep], fused.size[keep])
