@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from engine.geometry.camera import invert, pixel_grid, rays, unproject
+from engine.geometry.camera import invert, pixel_grid, pose, rays, unproject
+from engine.geometry.classify import fit_turning
 from engine.geometry.sfm import Reconstruction, solve_monocular
-from engine.geometry.tracks import TrackOptions, track_points
+from engine.geometry.tracks import PointTracks, TrackOptions, track_points
 from engine.options import option
 from engine.perception.embedded.body import body_depth
 from engine.perception.embedded.complete import complete, upsample
@@ -33,12 +34,17 @@ class EmbeddedGeometryOptions:
     backdrop: float = option(
         4.0, "distance of the backdrop over the people's median distance, where the camera does not move"
     )
+    least_parallax: float = option(
+        2.5,
+        "median motion of the points that turning on the spot does not explain, pixels at 832 wide, below which the "
+        "camera is taken to turn only: rolling shutter and lens distortion alone leave 1 to 2",
+    )
     farthest: float = option(200.0, "no depth beyond this many metres: parallax and ground grazing end there")
 
 
 @dataclass(frozen=True)
 class _Stereo:
-    """What is known at the sweep's size: inverse depth and confidence [T,h,w], K there."""
+    """What is known at the sweep's size: inverse depth and confidence [T,h,w], K [T,3,3] there."""
 
     inverse: np.ndarray
     confidence: np.ndarray
@@ -64,7 +70,8 @@ class EmbeddedGeometry:
         K, K_source = prior_intrinsics(clip, o.focal)
         points = track_points(clip.frames, ~tracks.dynamic, o.points)
         motion = solve_monocular(points, K, 0.0 if clip.K is not None else o.focal.prior_sigma)
-        if clip.K is None and motion.quality.get("focal_log_sigma", np.inf) < o.focal.prior_sigma:
+        motion = _believable(motion, points, o.least_parallax * clip.size[1] / 832)
+        if clip.K is None and motion.kind == "general" and motion.quality["focal_log_sigma"] < o.focal.prior_sigma:
             K_source = "estimated"
         K, c2w = motion.K, motion.c2w
         people = measure_people(self.net, clip.frames, tracks.labels, len(tracks.subjects), K, o.scale.stature)
@@ -81,7 +88,7 @@ class EmbeddedGeometry:
         depth, confidence, sky = self._surfaces(clip, stereo, c2w, plane, people)
         self._place_people(clip, tracks, people, factors, plane, c2w, K, depth, confidence)
         return GeometryEstimate(
-            K=np.repeat(K[None], len(clip.frames), 0).astype(np.float32),
+            K=K.astype(np.float32),
             depth=depth,
             sky=sky,
             confidence=confidence,
@@ -104,13 +111,13 @@ class EmbeddedGeometry:
             [cv2.resize(d.astype(np.uint8), (w, h), interpolation=cv2.INTER_AREA) > 0 for d in tracks.dynamic]
         )
         K = motion.K.copy()
-        K[0] *= w / width
-        K[1] *= h / height
+        K[:, 0] *= w / width
+        K[:, 1] *= h / height
         known = np.isfinite(motion.points[:, 0]) if len(motion.points) else np.zeros(0, bool)
         inverse = confidence = np.zeros(gray.shape, np.float32)
         if motion.kind == "general" and known.sum() >= 20:
             nearest = _nearest(motion.points[known], motion.c2w)
-            inverse, confidence = sweep(gray, ~moving, K, motion.c2w, (0.0, 1 / nearest), self.options.sweep)
+            inverse, confidence = sweep(gray, ~moving, K[0], motion.c2w, (0.0, 1 / nearest), self.options.sweep)
         return _Stereo(inverse, confidence, K, gray, moving)
 
     # --- metres and the ground
@@ -161,16 +168,18 @@ class EmbeddedGeometry:
             distances = [m.distance for person in people for _, m in person.values()]
             far = 1 / (o.backdrop * (float(np.median(distances)) if distances else o.scale.median_depth))
         far = max(far, 1 / o.farthest)
-        directions = rays(stereo.K, pixel_grid(*stereo.gray.shape[1:]))
         depth = np.zeros((len(clip.frames), height, width), np.float32)
         confidence, sky = np.zeros_like(depth), np.zeros(depth.shape, bool)
         for t, frame in enumerate(clip.frames):
+            directions = rays(stereo.K[t], pixel_grid(*stereo.gray.shape[1:]))
             ground = plane.inverse_depth(c2w[t], directions).astype(np.float32)
             prior = np.maximum(ground, np.float32(far))
             small = cv2.resize(frame, stereo.gray.shape[:0:-1], interpolation=cv2.INTER_AREA)
             blocked = stereo.moving[t] | (ground > far)
             open_air = find_sky(small, blocked, stereo.inverse[t], stereo.confidence[t], 3 * far, o.sky)
             weight = np.where(open_air, 0, stereo.confidence[t])
+            if plane.support > 0.3:  # nothing lies under a floor: a moving shadow and a reflection only look as if
+                weight = np.where(stereo.inverse[t] < 0.85 * ground, 0, weight)
             surface = complete(stereo.inverse[t], weight, prior, stereo.gray[t], open_air)
             surface = np.maximum(surface, 1 / o.farthest)
             full = upsample(surface, stereo.gray[t], cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
@@ -204,6 +213,17 @@ class EmbeddedGeometry:
                     confidence[t][mask] = 0.3
 
 
+def _believable(motion: Reconstruction, points: PointTracks, least_parallax: float) -> Reconstruction:
+    """The reconstruction, or one that only turns where the parallax is too small to hold a path."""
+    if motion.kind != "general" or motion.quality["parallax_px"] >= least_parallax:
+        return motion
+    count = len(motion.c2w)
+    uv = points.longest(min(count, max(3, count // 6))).uv.astype(np.float64)
+    turning = pose(fit_turning(uv, motion.K[0], zoom=False)[0], np.zeros((count, 3)))
+    nothing = np.full_like(motion.points, np.nan)
+    return replace(motion, c2w=turning, kind="rotation", points=nothing)
+
+
 def _nearest(points: np.ndarray, c2w: np.ndarray) -> float:
     """A depth nearer than almost all reconstructed points in the frames that look at them."""
     w2c = invert(c2w[:: max(1, len(c2w) // 8)])
@@ -217,7 +237,8 @@ def _cloud(stereo: _Stereo, c2w: np.ndarray, most: int = 20000) -> tuple[np.ndar
     t, y, x = np.nonzero((stereo.confidence > 0.4) & (stereo.inverse > 1e-6))
     keep = np.linspace(0, len(t) - 1, min(most, len(t))).astype(int)
     t, y, x = t[keep], y[keep], x[keep]
-    local = unproject(stereo.K, np.stack([x, y], -1) + 0.5, 1 / stereo.inverse[t, y, x].astype(np.float64))
+    # With parallax the focal length is one for the whole clip.
+    local = unproject(stereo.K[0], np.stack([x, y], -1) + 0.5, 1 / stereo.inverse[t, y, x].astype(np.float64))
     world = np.einsum("nij,nj->ni", c2w[t, :3, :3], local) + c2w[t, :3, 3]
     return world, stereo.confidence[t, y, x].astype(np.float64), c2w[t, :3, 3]
 
@@ -228,7 +249,7 @@ def _feet(standing: list[list[Contact]], K: np.ndarray, c2w: np.ndarray) -> tupl
     if not all_contacts:
         return np.zeros((0, 3)), np.zeros((0, 3))
     t = np.array([c.frame for c in all_contacts])
-    local = unproject(K, np.array([c.uv for c in all_contacts]), np.array([c.z for c in all_contacts]))
+    local = np.array([unproject(K[c.frame], c.uv, np.array(c.z)) for c in all_contacts])
     return np.einsum("nij,nj->ni", c2w[t, :3, :3], local) + c2w[t, :3, 3], c2w[t, :3, 3]
 
 
@@ -236,11 +257,11 @@ def _ratios(person: list[Contact], plane: Plane | None, stereo: _Stereo, K: np.n
     """Metric depth of a person's soles over the scene's depth under them: of the ground plane, or, where there is
     none, of the confident stereo around the feet."""
     out = []
-    zoom = stereo.K[0, 0] / K[0, 0]
+    zoom = stereo.K[0, 0, 0] / K[0, 0, 0]
     h, w = stereo.gray.shape[1:]
     for c in person:
         if plane is not None:
-            inverse = float(plane.inverse_depth(c2w[c.frame], rays(K, c.uv)))
+            inverse = float(plane.inverse_depth(c2w[c.frame], rays(K[c.frame], c.uv)))
         else:
             x, y = (c.uv * zoom).astype(int)
             r = max(3, w // 40)

@@ -1,5 +1,6 @@
 """From bodies to labels at the frame's resolution."""
 
+import cv2
 import numpy as np
 
 from engine.perception.embedded.people import Person
@@ -20,9 +21,21 @@ def paint_labels(people: list[Person], frames: np.ndarray, subjects: int) -> tup
         present = [(i, p.bodies[t]) for i, p in enumerate(people) if t in p.bodies]
         for i, body in sorted(present, key=lambda e: e[1].points[:33, 1].max()):  # far to near
             part, where = body.paste(height, width)
-            better = (part > 0.5) & (part > best[where] - 0.05)
+            better = main_parts(part > 0.5) & (part > best[where] - 0.05)
             best[where][better] = part[better]
             owner[where][better] = i + 1
         labels[t] = np.where(owner <= subjects, owner, 0)
         others[t] = owner > subjects
     return labels, others
+
+
+def main_parts(mask: np.ndarray, share: float = 0.1) -> np.ndarray:
+    """The connected parts of a bool mask [h,w] that have at least `share` of the largest part's area: an arm cut off
+    by an occluder stays, specks of another thing go."""
+    count, part, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count <= 2:
+        return mask
+    area = stats[:, cv2.CC_STAT_AREA]
+    keep = area >= share * area[1:].max()
+    keep[0] = False
+    return keep[part]

@@ -51,13 +51,14 @@ def _checked(body: Body, mask: np.ndarray) -> Body | None:
 def measure_people(
     net: PoseNet, frames: np.ndarray, labels: np.ndarray, count: int, K: np.ndarray, stature: float
 ) -> list[dict[int, tuple[Body, MetricBody]]]:
-    """For each label 1..count, frame -> (body, its measure in the camera frame)."""
+    """For each label 1..count, frame -> (body, its measure in the camera frame). K float64 [T,3,3]
+    pixels, stature in metres."""
     size = labels.shape[1:]
     people = []
     for label in range(1, count + 1):
         found = {}
         for t, body in find_bodies(net, frames, labels, label).items():
-            metric = measure_body(body, K, size, stature)
+            metric = measure_body(body, K[t], size, stature)
             if metric is not None:
                 found[t] = (body, metric)
         people.append(found)

@@ -1,4 +1,4 @@
-"""Residual motion: pixels next to people that do not move with the background."""
+"""Residual motion: pixels next to people that move with them, not with the background behind them."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,166 @@ from engine.options import option
 @dataclass
 class MovingOptions:
     grow: float = option(0.008, "margin around people that is never trusted as static, as a share of the image's width")
+    reach: float = option(0.6, "how far from a person its things are looked for, share of its box's larger side")
+    least: float = option(
+        0.8, "least difference of a person's and the background's flow for a decision, pixels at half size"
+    )
+    steady: int = option(6, "frames on each side over which votes are added, in a window that follows the person")
+    join: float = option(0.35, "least mean vote with which a place next to a person joins the dynamic mask, -1..1")
+    carried: float = option(
+        0.12, "least area of a carried or ridden thing that takes the label, as a share of the person's area"
+    )
 
 
 def find_moving(
-    labels: np.ndarray, others: np.ndarray, flows: tuple[np.ndarray, np.ndarray], factor: int, options: MovingOptions
+    labels: np.ndarray,
+    others: np.ndarray,
+    gray: np.ndarray,
+    flows: tuple[np.ndarray, np.ndarray],
+    o: MovingOptions,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(labels, dynamic)."""
-    r = max(1, round(options.grow * labels.shape[2]))
+    """Labels uint8 [T,H,W] with what each subject carries or rides, and dynamic bool [T,H,W].
+
+    labels  uint8 [T,H,W] people; others bool [T,H,W] people that are no subjects
+    gray    uint8 [T,h,w] small frames; flows forward and backward between their neighbours
+
+    Beside each person every place is carried to the neighbouring frames twice, with the person's flow and with the
+    background's (an affine model fitted around the person); the better picture votes. Flow alone would not do: it
+    bleeds over a person's outline. Votes are added over time in a window that follows the person. What moves along and
+    reaches above the person's feet is carried or ridden and takes the label; the rest (a cast shadow) is dynamic only.
+    """
+    count, _, width = labels.shape
+    labels = labels.copy()
+    r = max(1, round(o.grow * width))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
-    people = (labels > 0) | others
-    return labels, np.stack([cv2.dilate(p.astype(np.uint8), kernel) > 0 for p in people])
+    dynamic = np.stack([cv2.dilate(p.astype(np.uint8), kernel) > 0 for p in (labels > 0) | others])
+    if count < 2:
+        return labels, dynamic
+    h, w = gray.shape[1:]
+    small = np.stack([cv2.resize(x, (w, h), interpolation=cv2.INTER_NEAREST) for x in labels])
+    people = np.stack([cv2.resize(d.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0 for d in dynamic])
+    for label in range(1, int(labels.max(initial=0)) + 1):
+        frames = [t for t in range(count) if (small[t] == label).sum() >= 16]
+        boxes = _windows([small[t] == label for t in frames], o.reach) if frames else []
+        votes = [
+            _votes(small[t] == label, people[t], box, t, gray, flows, o) for t, box in zip(frames, boxes, strict=True)
+        ]
+        for t, box in zip(frames, boxes, strict=True):
+            nearby = np.array([v for s, v in zip(frames, votes, strict=True) if abs(s - t) <= o.steady])
+            cast = np.abs(nearby).sum(0)
+            mean = nearby.sum(0) / (cast + 2)  # two votes against: a place that nobody voted on stays out
+            joined = cv2.morphologyEx((mean > o.join).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+            _join(labels[t], dynamic[t], joined, box, label, width / w, kernel, o)
+    return labels, dynamic | (labels > 0)
+
+
+GRID = 96  # the person's window is looked at on a grid of this side, so that windows of all frames line up
+
+
+def _windows(masks: list[np.ndarray], reach: float) -> np.ndarray:
+    """Squares (x0, y0, x1, y1) around a person, one a frame, smoothed over time so that limbs do not move them; they
+    may stick out of the image."""
+    boxes = np.array([cv2.boundingRect(m.astype(np.uint8)) for m in masks], np.float64)
+    centre, size = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:].max(1)
+    track = np.column_stack([centre, size])
+    t = np.arange(len(track))
+    w = np.exp(-0.5 * ((t[:, None] - t) / 2.0) ** 2)
+    track = (w @ track) / w.sum(1, keepdims=True)
+    half = track[:, 2:] * (0.5 + reach)
+    return np.hstack([track[:, :2] - half, track[:, :2] + half])
+
+
+def _votes(mask, people, box, t, gray, flows, o: MovingOptions) -> np.ndarray:
+    """float32 [GRID,GRID]: how many of the two neighbouring frames say that a place goes with the person, less those
+    that say that it stays with the background."""
+    own = _cut(mask.astype(np.float32), box) > 0.5
+    anyone = _cut(people.astype(np.float32), box, outside=1) > 0.5
+    total = np.zeros((GRID, GRID), np.float32)
+    for s, flow in ((t + 1, flows[0][t] if t < len(flows[0]) else None), (t - 1, flows[1][t - 1] if t > 0 else None)):
+        if flow is not None:
+            total += _vote(_cut(flow.astype(np.float32), box), own, anyone, box, gray[t], gray[s], o)
+    return total
+
+
+def _vote(flow, own, anyone, box, image, neighbour, o: MovingOptions) -> np.ndarray:
+    background = ~anyone
+    if background.sum() < 0.05 * GRID**2 or own.sum() < 20:
+        return np.zeros((GRID, GRID), np.float32)
+    here = _cut(image.astype(np.float32), box)
+    behind = _affine(flow, background, here)
+    # The person's flow carried outwards: blurred flow of the body over the blurred body.
+    mass = cv2.GaussianBlur(own.astype(np.float32), (0, 0), GRID / 12) + 1e-4
+    local = cv2.GaussianBlur(flow * own[..., None], (0, 0), GRID / 12) / mass[..., None]
+    whole = np.broadcast_to(np.median(flow[own], 0), local.shape)
+    free = background.astype(np.float32)
+    stays = _mismatch(here, neighbour, box, behind, free)
+    along = np.full_like(stays, np.inf)
+    told = np.zeros(stays.shape, bool)
+    for motion in (local, whole):
+        apart = np.linalg.norm(motion - behind, axis=-1) > o.least
+        along = np.minimum(along, np.where(apart, _mismatch(here, neighbour, box, motion, free), np.inf))
+        told |= apart
+    # Three grey levels of difference tell the two apart; places without texture do not vote.
+    vote = np.where(along < stays - 3, 1.0, np.where(stays < along - 3, -1.0, 0.0))
+    return (vote * told * background).astype(np.float32)
+
+
+def _affine(flow: np.ndarray, where: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The affine flow [GRID,GRID,2] that fits `flow` best `where`; Cauchy weights, since up to half of it may be
+    the thing itself, and the image's gradient, since flow on even ground is a guess."""
+    v, u = np.mgrid[0:GRID, 0:GRID].astype(np.float32) / GRID - 0.5
+    terms = np.stack([np.ones_like(u), u, v], -1)
+    gradient = np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
+    A, b = terms[where], flow[where]
+    sure = gradient[where] / (gradient[where] + 20) + 0.01
+    weight = sure.copy()
+    for _ in range(6):
+        W = A * weight[:, None]
+        x = np.linalg.solve(A.T @ W + 1e-3 * np.eye(3), W.T @ b)
+        error = np.linalg.norm(A @ x - b, axis=1)
+        weight = sure / (1 + (error / max(float(np.median(error)), 0.3)) ** 2)
+    return terms @ x
+
+
+def _mismatch(here: np.ndarray, neighbour: np.ndarray, box: np.ndarray, motion: np.ndarray, free: np.ndarray):
+    """Mean absolute difference (grey levels, the `free` ones of 5 x 5 grid places) of a window and its neighbour moved
+    by `motion` (pixels of the neighbour)."""
+    v, u = np.mgrid[0:GRID, 0:GRID].astype(np.float32) + 0.5
+    x = box[0] + u * (box[2] - box[0]) / GRID - 0.5 + motion[..., 0]
+    y = box[1] + v * (box[3] - box[1]) / GRID - 0.5 + motion[..., 1]
+    there = cv2.remap(
+        neighbour, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    difference = cv2.blur(np.abs(here - there.astype(np.float32)) * free, (5, 5))
+    return difference / np.maximum(cv2.blur(free, (5, 5)), 0.04)  # one place of 25
+
+
+def _cut(field: np.ndarray, box: np.ndarray, outside: float = 0) -> np.ndarray:
+    """The box of a field [h,w,...] on the grid."""
+    sx, sy = (box[2] - box[0]) / GRID, (box[3] - box[1]) / GRID
+    M = np.array([[sx, 0, box[0] + 0.5 * sx - 0.5], [0, sy, box[1] + 0.5 * sy - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(field, M, (GRID, GRID), flags=flags, borderValue=(outside,) * 4)
+
+
+def _join(labels, dynamic, joined, box, label, factor, kernel, o: MovingOptions) -> None:
+    """Write the joined grid into a frame's labels [H,W] and dynamic [H,W], in place."""
+    height, width = labels.shape
+    sx, sy = factor * (box[2] - box[0]) / GRID, factor * (box[3] - box[1]) / GRID
+    M = np.array([[sx, 0, factor * box[0] + 0.5 * sx - 0.5], [0, sy, factor * box[1] + 0.5 * sy - 0.5]])
+    full = cv2.warpAffine(joined.astype(np.float32), M, (width, height), flags=cv2.INTER_LINEAR) > 0.5
+    person = labels == label
+    touching = cv2.dilate(person.astype(np.uint8), kernel, iterations=2) > 0
+    rows = np.flatnonzero(person.any(1))
+    feet = rows[-1] - 0.1 * (rows[-1] - rows[0])  # the lowest tenth is feet and the ground around them
+    count, part = cv2.connectedComponents((full & ~person).astype(np.uint8))
+    for k in range(1, count):
+        thing = part == k
+        if not (thing & touching).any():
+            continue
+        dynamic |= cv2.dilate(thing.astype(np.uint8), kernel) > 0
+        above = thing[: int(feet)].sum() / thing.sum()
+        if above > 0.4 and thing.sum() > o.carried * person.sum():
+            # The margin between the person and its thing belongs to them too.
+            whole = cv2.morphologyEx((thing | person).astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2) > 0
+            labels[whole & (labels == 0)] = label

@@ -11,6 +11,7 @@ from engine.options import option
 @dataclass
 class SkyOptions:
     brightness: float = option(150.0, "least lightness of grey sky, 0..255")
+    blue_brightness: float = option(120.0, "least lightness of blue sky, 0..255; banners and walls are darker")
     texture: float = option(6.0, "largest local contrast of sky, grey levels (standard deviation in 5 x 5 pixels)")
     min_share: float = option(0.01, "least share of the image that a sky region must cover")
 
@@ -26,7 +27,7 @@ def find_sky(
     lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(np.float32)
     L, a, b = lab[..., 0], lab[..., 1] - 128, lab[..., 2] - 128
     contrast = np.sqrt(np.maximum(cv2.blur(L * L, (5, 5)) - cv2.blur(L, (5, 5)) ** 2, 0))
-    blue = (b < -6) & (a < 12) & (L > 90)
+    blue = (b < -6) & (a < 12) & (o.blue_brightness < L)
     pale = (o.brightness < L) & (np.hypot(a, b) < 14)
     calm = contrast < o.texture + 0.1 * np.maximum(L - o.brightness, 0)  # clouds are bright and have some contrast
     near = (confidence > 0.3) & (inverse > far)

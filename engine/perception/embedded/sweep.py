@@ -5,6 +5,7 @@ occlusion (Kang et al. 2001), semi-global aggregation (Hirschmueller 2008), then
 neighbours. Works in the unit of the poses. Serial numba: equal inputs give equal outputs.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -18,8 +19,9 @@ from engine.options import option
 @dataclass
 class SweepOptions:
     width: int = option(280, "width of the depth maps, pixels: a third of 832 (cost grows with its square)")
+    every: int = option(2, "frames between two swept frames; those between look their depth up in both")
     planes: int = option(48, "inverse-depth hypotheses; their step is about a pixel of parallax at this width")
-    neighbours: int = option(4, "frames compared with each frame, half before and half after")
+    neighbours: int = option(4, "frames compared with each frame, half before, half after; the two best count")
     baseline: float = option(0.08, "wanted baseline over the median depth: 4.6 degrees of parallax")
     radius: int = option(2, "half the correlation window, pixels: 5 x 5")
     smooth: float = option(0.06, "semi-global penalty of a step of one plane (costs lie in 0..1)")
@@ -42,7 +44,8 @@ def sweep(
     disparity = np.zeros((count, h, w), np.float32)
     confidence = np.zeros((count, h, w), np.float32)
     w2c, K_inverse = invert(c2w), np.linalg.inv(K)
-    for t in range(count):
+    swept = sorted({*range(0, count, o.every), count - 1})
+    for t in swept:
         if not near[t]:
             continue
         homographies = np.empty((len(near[t]), o.planes, 3, 3), np.float32)
@@ -56,7 +59,7 @@ def sweep(
         index, sure = _winner(smoothed, cost)
         disparity[t] = planes[0] + index * (planes[1] - planes[0])
         confidence[t] = sure * usable[t]
-    return _agree(disparity, confidence, K, c2w, near, float(planes[1] - planes[0]))
+    return _agree(disparity, confidence, K, c2w, swept, float(planes[1] - planes[0]))
 
 
 def _neighbours(c2w: np.ndarray, depth: float, o: SweepOptions) -> list[list[int]]:
@@ -104,9 +107,67 @@ def _box(a, r, out, column):
 
 
 @numba.njit(cache=True, fastmath=True)
+def _warp(other, good, H, out, seen):
+    """`other` [h,w] seen through the homography H (pixel centres at +0.5); 0.5 grey where it is not seen."""
+    h, w = out.shape
+    half = numba.float32(0.5)
+    for y in range(h):
+        v = y + half
+        for x in range(w):
+            u = x + half
+            q = H[2, 0] * u + H[2, 1] * v + H[2, 2]
+            out[y, x], seen[y, x] = half, False
+            if q > numba.float32(1e-6):
+                px = (H[0, 0] * u + H[0, 1] * v + H[0, 2]) / q - half
+                py = (H[1, 0] * u + H[1, 1] * v + H[1, 2]) / q - half
+                if 0 <= px < w - 1 and 0 <= py < h - 1:
+                    ix, iy = int(px), int(py)
+                    if good[iy, ix] and good[iy + 1, ix + 1]:
+                        fx, fy = px - ix, py - iy
+                        upper = other[iy, ix] + (other[iy, ix + 1] - other[iy, ix]) * fx
+                        lower = other[iy + 1, ix] + (other[iy + 1, ix + 1] - other[iy + 1, ix]) * fx
+                        out[y, x], seen[y, x] = upper + (lower - upper) * fy, True
+
+
+@numba.njit(cache=True, fastmath=True)
+def _correlate(image, warped, seen, mean, spread, r, out, columns):
+    """(1 - correlation) / 2 of two images over (2r+1)^2 windows by running sums; 2 where `seen` is False."""
+    h, w = image.shape
+    n = numba.float32(1 / (2 * r + 1) ** 2)
+    floor, half, one, nil = numba.float32(1e-5), numba.float32(0.5), numba.float32(1), numba.float32(0)
+    columns[:] = 0
+    for y in range(-r, r):
+        for x in range(w):
+            a = warped[max(y, 0), x]
+            columns[0, x] += a
+            columns[1, x] += a * a
+            columns[2, x] += a * image[max(y, 0), x]
+    for y in range(h):
+        bottom, top = min(y + r, h - 1), max(y - r - 1, 0)
+        for x in range(w):
+            a, b = warped[bottom, x], warped[top, x] if y > 0 else nil
+            columns[0, x] += a - b
+            columns[1, x] += a * a - b * b
+            columns[2, x] += a * image[bottom, x] - b * image[top, x]
+        s0, s1, s2 = nil, nil, nil
+        for x in range(-r, r):
+            k = max(x, 0)
+            s0, s1, s2 = s0 + columns[0, k], s1 + columns[1, k], s2 + columns[2, k]
+        for x in range(w):
+            k = min(x + r, w - 1)
+            s0, s1, s2 = s0 + columns[0, k], s1 + columns[1, k], s2 + columns[2, k]
+            if x > 0:
+                k = max(x - r - 1, 0)
+                s0, s1, s2 = s0 - columns[0, k], s1 - columns[1, k], s2 - columns[2, k]
+            m = s0 * n
+            deviation = np.sqrt(max(s1 * n - m * m, floor))
+            cost = half - half * (s2 * n - m * mean[y, x]) / (deviation * spread[y, x])
+            out[y, x] = min(max(cost, nil), one) if seen[y, x] else numba.float32(2)
+
+
+@numba.njit(cache=True, fastmath=True)
 def _cost_volume(image, others, usable, homographies, r):
-    """Matching cost float32 [h,w,D] in 0..1: (1 - correlation) / 2, mean of the better half of the neighbours; 0.5
-    where no neighbour sees the place."""
+    """Matching cost float32 [h,w,D] in 0..1: mean of the two best neighbours; 0.5 where none sees the place."""
     h, w = image.shape
     count, planes = homographies.shape[:2]
     n = numba.float32((2 * r + 1) ** 2)
@@ -117,62 +178,30 @@ def _cost_volume(image, others, usable, homographies, r):
     mean /= n
     spread = np.sqrt(np.maximum(second / n - mean * mean, np.float32(1e-5)))  # floor: noise of 0.3 % grey
     out = np.empty((h, w, planes), np.float32)
-    warped = np.empty((h, w), np.float32)
-    a, b, c = np.empty((h, w), np.float32), np.empty((h, w), np.float32), np.empty((h, w), np.float32)
-    bad, bad_sum = np.empty((h, w), np.float32), np.empty((h, w), np.float32)
+    warped, seen = np.empty((h, w), np.float32), np.empty((h, w), np.bool_)
+    columns = np.empty((3, w), np.float32)
     costs = np.empty((count, h, w), np.float32)
     keep = max(1, (count + 1) // 2)
     for d in range(planes):
         for i in range(count):
-            H, other, good = homographies[i, d], others[i], usable[i]
-            for y in range(h):
-                for x in range(w):
-                    u, v = x + numba.float32(0.5), y + numba.float32(0.5)
-                    q = H[2, 0] * u + H[2, 1] * v + H[2, 2]
-                    warped[y, x], bad[y, x] = image[y, x], 1
-                    if q > 1e-6:
-                        px = (H[0, 0] * u + H[0, 1] * v + H[0, 2]) / q - numba.float32(0.5)
-                        py = (H[1, 0] * u + H[1, 1] * v + H[1, 2]) / q - numba.float32(0.5)
-                        if 0 <= px < w - 1 and 0 <= py < h - 1:
-                            ix, iy = int(px), int(py)
-                            fx, fy = px - ix, py - iy
-                            if good[iy, ix] and good[iy + 1, ix + 1]:
-                                upper = other[iy, ix] * (1 - fx) + other[iy, ix + 1] * fx
-                                lower = other[iy + 1, ix] * (1 - fx) + other[iy + 1, ix + 1] * fx
-                                warped[y, x], bad[y, x] = upper * (1 - fy) + lower * fy, 0
-            _box(warped, r, a, column)
-            _box(warped * warped, r, b, column)
-            _box(warped * image, r, c, column)
-            _box(bad, r, bad_sum, column)
-            for y in range(h):
-                for x in range(w):
-                    m = a[y, x] / n
-                    s = np.sqrt(max(b[y, x] / n - m * m, numba.float32(1e-5)))
-                    ncc = (c[y, x] / n - m * mean[y, x]) / (s * spread[y, x])
-                    cost = min(max((1 - ncc) / 2, numba.float32(0)), numba.float32(1))
-                    costs[i, y, x] = cost if bad_sum[y, x] < n / 2 else numba.float32(2)
+            _warp(others[i], usable[i], homographies[i, d], warped, seen)
+            _correlate(image, warped, seen, mean, spread, r, costs[i], columns)
         for y in range(h):
             for x in range(w):
-                total, used = numba.float32(0), 0
-                last = numba.float32(-1)
-                picked = 0
-                # The `keep` smallest of at most a handful of costs, by repeated minimum.
-                while used < keep and picked < count:
-                    best, ties = numba.float32(3), 0
-                    for i in range(count):
-                        value = costs[i, y, x]
-                        if last < value < best:
-                            best, ties = value, 1
-                        elif value == best:
-                            ties += 1
-                    if best >= 1.5:
-                        break
-                    take = min(ties, keep - used)
-                    total += best * take
-                    used += take
-                    picked += ties
-                    last = best
-                out[y, x, d] = total / used if used > 0 else numba.float32(0.5)
+                # The two smallest of at most a handful of costs; 2 = that neighbour does not see the place.
+                first, second_best = numba.float32(2), numba.float32(2)
+                for i in range(count):
+                    value = costs[i, y, x]
+                    if value < first:
+                        first, second_best = value, first
+                    elif value < second_best:
+                        second_best = value
+                if first >= numba.float32(1.5):
+                    out[y, x, d] = numba.float32(0.5)
+                elif second_best >= numba.float32(1.5) or keep == 1:
+                    out[y, x, d] = first
+                else:
+                    out[y, x, d] = (first + second_best) / 2
     return out
 
 
@@ -240,33 +269,47 @@ def _winner(smoothed, cost):
     return index, sure
 
 
-def _agree(disparity, confidence, K, c2w, near, step) -> tuple[np.ndarray, np.ndarray]:
-    """Each map averaged with its neighbours' maps where they agree within one and a half planes; confidence falls to
-    a tenth where none agrees."""
-    count, h, w = disparity.shape
-    direction = rays(K, pixel_grid(h, w)).reshape(-1, 3)
-    w2c = invert(c2w)
+def _agree(disparity, confidence, K, c2w, swept: list[int], step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Each swept map averaged with the two swept before and after it where they agree within one and a half planes
+    (confidence falls to a tenth where none does), and the maps of the frames between."""
     fused, sure = disparity.copy(), confidence.copy()
-    for t in range(count):
-        if not near[t]:
-            continue
-        p = np.maximum(disparity[t].ravel(), 1e-6)
-        total, weight = p * confidence[t].ravel(), confidence[t].ravel().copy()
-        agreeing = np.zeros(h * w, np.float32)
-        for s in near[t]:
-            relative = w2c[s] @ c2w[t]
-            q = direction @ relative[:3, :3].T + p[:, None] * relative[:3, 3]  # the point in camera s, times p
-            scale = np.maximum(q[:, 2], 1e-6)  # z_s = scale / p
-            x = (q[:, 0] / scale * K[0, 0] + K[0, 2] - 0.5).astype(np.float32).reshape(h, w)
-            y = (q[:, 1] / scale * K[1, 1] + K[1, 2] - 0.5).astype(np.float32).reshape(h, w)
-            there = cv2.remap(disparity[s], x, y, cv2.INTER_NEAREST).ravel()
-            trust = cv2.remap(confidence[s], x, y, cv2.INTER_NEAREST).ravel()
-            back = there * scale  # inverse depth there is p / scale; so this is what it says about p here
-            ok = (np.abs(back - p) < 1.5 * step) & (trust > 0.05)
+    direction = rays(K, pixel_grid(*disparity.shape[1:]))
+    for i, t in enumerate(swept):
+        p, own = disparity[t], confidence[t]
+        total, weight, agreeing = p * own, own.copy(), np.zeros_like(p)
+        others = [s for s in swept[max(i - 2, 0) : i + 3] if s != t]
+        for s in others:
+            said, trust = _look_up(p, direction, K, c2w[t], c2w[s], disparity[s], confidence[s])
+            ok = (np.abs(said - p) < 1.5 * step) & (trust > 0.05)
             agreeing += ok
-            total += np.where(ok, back * trust, 0)
+            total += np.where(ok, said * trust, 0)
             weight += np.where(ok, trust, 0)
-        fused[t] = np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), p).reshape(h, w)
-        share = np.minimum(agreeing / min(2, len(near[t])), 1).reshape(h, w)
-        sure[t] = confidence[t] * (0.1 + 0.9 * share)
+        fused[t] = np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), p)
+        sure[t] = own * (0.1 + 0.9 * np.minimum(agreeing / 2, 1))
+    for a, b in itertools.pairwise(swept):
+        for t in range(a + 1, b):
+            found = []
+            for s in (a, b):
+                p = fused[s]
+                for _ in range(3):  # the place moves by a pixel or two between neighbours: three look-ups settle it
+                    p, trust = _look_up(p, direction, K, c2w[t], c2w[s], fused[s], sure[s])
+                found.append((p, trust))
+            (p, u), (q, v) = found
+            together = np.abs(p - q) < 1.5 * step
+            mean = (p * u + q * v) / np.maximum(u + v, 1e-6)
+            fused[t] = np.where(together, mean, np.where(u > v, p, q))
+            sure[t] = np.where(together, np.maximum(u, v), 0.5 * np.maximum(u, v))
     return fused, sure
+
+
+def _look_up(p, direction, K, pose_t, pose_s, disparity, confidence) -> tuple[np.ndarray, np.ndarray]:
+    """What frame s says about the inverse depth of the places of frame t that are thought to lie at p [h,w], and how
+    sure it is. direction [h,w,3] rays of frame t."""
+    relative = invert(pose_s) @ pose_t
+    q = direction @ relative[:3, :3].T + p[..., None] * relative[:3, 3]  # the point in camera s, times p
+    scale = np.maximum(q[..., 2], 1e-6)  # z_s = scale / p
+    x = (q[..., 0] / scale * K[0, 0] + K[0, 2] - 0.5).astype(np.float32)
+    y = (q[..., 1] / scale * K[1, 1] + K[1, 2] - 0.5).astype(np.float32)
+    there = cv2.remap(disparity, x, y, cv2.INTER_NEAREST)
+    trust = cv2.remap(confidence, x, y, cv2.INTER_NEAREST)
+    return (there * scale).astype(np.float32), trust  # inverse depth there is p / scale

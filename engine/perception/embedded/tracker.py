@@ -47,7 +47,7 @@ class EmbeddedTracker:
         finder = PeopleFinder(self.net, clip.frames, flows, FLOW_FACTOR, self.options.people)
         people = finder.find(clip.fps)
         labels, others = paint_labels(people, clip.frames, self.options.people.max_subjects)
-        labels, dynamic = find_moving(labels, others, flows, FLOW_FACTOR, self.options.moving)
+        labels, dynamic = find_moving(labels, others, gray, flows, self.options.moving)
         chosen = people[: self.options.people.max_subjects]
         K, _ = prior_intrinsics(clip, self.options.focal)
         subjects = tuple(
