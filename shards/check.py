@@ -41,10 +41,10 @@ def _violations(members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
     size = {"T": meta["frames"], "H": meta["height"], "W": meta["width"]}
     size["N"] = len(subjects) if isinstance(subjects, list) else 0
     for name in sorted(members):
-        member = schema.member(name)
-        if member is not None and member.kind != "json":
+        found = schema.member(name)
+        if found is not None and found.kind != "json":
             try:
-                yield from (f"{name}: {text}" for text in CHECKS[member.kind](member, members[name], size, meta))
+                yield from (f"{name}: {text}" for text in CHECKS[found.kind](found, members[name], size, meta))
             except ValueError as error:
                 yield str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
 
@@ -130,12 +130,12 @@ def _meta_numbers(meta: dict, members: Mapping[str, bytes]) -> Iterator[str]:
 
 def _check_video(member: schema.Member, data: bytes, size: dict, meta: dict) -> Iterator[str]:
     pixels = {"video": "yuv420p", "depth16": "gray16le"}[member.kind]
-    with codec.damage_named(member.name), av.open(io.BytesIO(data)) as container:
+    with codec.damage_named(member.name), av.open(io.BytesIO(data), "r") as container:
         if not container.streams.video:
             yield "no video stream"
             return
         stream = container.streams.video[0]
-        found = sum(1 for packet in container.demux(stream) if packet.size)
+        found = sum(packet.size > 0 for packet in container.demux(stream))
         if found != size["T"]:
             yield f"has {found} frames, expected T = {size['T']}"
         if (stream.height, stream.width) != (size["H"], size["W"]):

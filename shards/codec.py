@@ -16,10 +16,10 @@ import json
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -107,14 +107,22 @@ def _encode_depth16(name: str, codes: np.ndarray, fps: float) -> bytes:
     return _mux("matroska", "ffv1", "gray16le", FFV1, frames, codes.shape[1:3], _rate(name, fps))
 
 
-def _mux(container: str, codec: str, pixels: str, options: dict, frames, size, rate: Fraction) -> bytes:
+def _mux(
+    container: str,
+    codec: str,
+    pixels: str,
+    options: dict[str, str],
+    frames: Iterable[av.VideoFrame],
+    size: tuple[int, ...],
+    rate: Fraction,
+) -> bytes:
     # bitexact: no encoder version, no random segment ids. faststart: the index comes first, so players can stream;
     # it reads the file back, hence a file and not a buffer.
     flags = {"fflags": "+bitexact"} | ({"movflags": "+faststart"} if container == "mp4" else {})
     with tempfile.TemporaryDirectory(prefix="metaworld-") as folder:
         path = Path(folder) / "video"
         with av.open(str(path), "w", format=container, options=flags) as out:
-            stream = out.add_stream(codec, rate=rate, options=options)
+            stream = cast(av.VideoStream, out.add_stream(codec, rate=rate, options=options))
             stream.height, stream.width, stream.pix_fmt = size[0], size[1], pixels
             stream.codec_context.flags |= av.codec.context.Flags.bitexact
             stream.codec_context.thread_count = 1
@@ -129,7 +137,7 @@ def _mux(container: str, codec: str, pixels: str, options: dict, frames, size, r
 
 
 def _decode_video(data: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         frames = [cv2.cvtColor(f.to_ndarray(), cv2.COLOR_YUV2RGB_I420) for f in container.decode(stream)]
@@ -139,7 +147,7 @@ def _decode_video(data: bytes) -> np.ndarray:
 
 
 def _decode_depth16(data: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         return np.stack([frame.to_ndarray() for frame in container.decode(stream)])

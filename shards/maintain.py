@@ -46,7 +46,7 @@ def reshard(
 
 def _units(dataset: Dataset, order: Order, seed: int) -> list[Unit]:
     """The source's samples as units in the wanted order."""
-    keys = {"commit": list, "key": sorted, "shuffle": sorted}[order](dataset)
+    keys = dataset.order if order == "commit" else sorted(dataset)
     if order == "shuffle":
         random.Random(seed).shuffle(keys)
     table = dataset.table.select(["uri", "start_s", "end_s"]).to_pylist()
@@ -68,7 +68,8 @@ def gc(url: str, *, dry_run: bool = False) -> Garbage:
     lease = Lease(store)
     lease.acquire()
     try:
-        committed, shards = set(), set()
+        committed: set[str] = set()
+        shards: set[str] = set()
         for record in read_commits(store):
             committed.update(sample["unit"] for sample in record["samples"])
             shards.add(record["shard"])

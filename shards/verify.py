@@ -49,7 +49,7 @@ class Report:
 
 def verify(store: Store, *, schema: bool = True) -> Report:
     """Recompute every hash, offset, key and (with `schema`) schema rule; compare plan, commits, tars and index."""
-    report, seen, units = Report(), {}, set()
+    report, seen, units = Report(), dict[str, str](), set[str]()
     if not store.exists("_run.json"):
         report.problem("_run.json", "missing: this is no output of a run, or it was damaged")
     numbers = commit_numbers(store)

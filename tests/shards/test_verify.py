@@ -72,9 +72,8 @@ DAMAGE = {
     "_commits/000001.json: commit record missing": lambda o: (o / "_commits/000001.json").unlink(),
     "_commits/000000.json: ": lambda o: (o / "_commits/000000.json").write_text("{"),
     "metaworld-000009.tar: orphan tar": lambda o: (o / "metaworld-000009.tar").write_bytes(b"x"),
-    "_index/manifest.parquet: does not follow": lambda o: (
-        shutil.copy(o / "_index/manifest.parquet", o / "_index/manifest.parquet")
-        and edit_commit(o, 0, lambda r: r["samples"][0]["row"].update(frames=9))
+    "_index/manifest.parquet: does not follow": lambda o: edit_commit(
+        o, 0, lambda r: r["samples"][0]["row"].update(height=9)
     ),
     "the manifest row of the commit record": lambda o: edit_commit(
         o, 0, lambda r: r["samples"][0]["row"].update(frames=9)
