@@ -51,8 +51,9 @@ class DecordReader:
             self._reader, ahead = self._open(), target
         if ahead > SEEK_AHEAD and self._seekable:
             self._reader.seek_accurate(target)
-        elif ahead:
-            self._reader.skip_frames(ahead)
+        else:
+            for _ in range(ahead):  # not skip_frames: it goes by the mean rate and misses where the rate varies
+                self._reader.next()
         self._next = target + 1
         return self._reader.next().asnumpy()
 

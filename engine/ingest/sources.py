@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import fsspec
@@ -151,7 +152,10 @@ def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def _etag(info: dict) -> str:
+    """The store's own tag, else the modification time to the microsecond; one spelling for listing and look-up."""
     for name in ("ETag", "etag", "md5Hash", "crc32c"):
         if info.get(name):
             return str(info[name]).strip('"')
-    return str(info.get("mtime") or info.get("LastModified") or info.get("created") or "")
+    stamp = next((info[name] for name in ("mtime", "LastModified", "created") if info.get(name)), "")
+    stamp = stamp.timestamp() if isinstance(stamp, datetime) else stamp
+    return f"{stamp:.6f}" if isinstance(stamp, int | float) else str(stamp)
