@@ -93,10 +93,11 @@ def _encode_video(name: str, frames: np.ndarray, fps: float) -> bytes:
         raise ValueError(f"{name}: yuv420p needs even sizes, found {frames.shape[1]}x{frames.shape[2]}; crop or resize")
 
     # OpenCV's fixed-point BT.601 both ways: equal on every CPU and unbiased (swscale's bit-exact YUV to RGB is 2 low).
-    pictures = (
-        av.VideoFrame.from_ndarray(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2YUV_I420), format="yuv420p")
-        for frame in frames
-    )
+    def picture(frame: np.ndarray) -> av.VideoFrame:
+        yuv = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2YUV_I420)
+        return av.VideoFrame.from_ndarray(yuv.astype(np.uint8, copy=False), format="yuv420p")
+
+    pictures = map(picture, frames)
     return _mux("mp4", "libx264", "yuv420p", X264, pictures, frames.shape[1:3], _rate(name, fps))
 
 

@@ -156,7 +156,7 @@ def status(store: Store | str) -> RunStatus:
     store = open_store(store) if isinstance(store, str) else store
     spooled = {e.path[6:-4] for e in store.list("_work")}
     failed = {e.path[6:-5] for e in store.list("_fail")}
-    plan, committed, shards, size = Plan(store), set(), 0, 0
+    plan, committed, shards, size = Plan(store), set[str](), 0, 0
     for record in read_commits(store):
         committed.update(sample["unit"] for sample in record["samples"])
         shards, size = shards + 1, size + record["bytes"]
