@@ -51,7 +51,7 @@ def _gather(strategy: Torch | DeepSpeed) -> dict[str, Tensor]:
     for name, parameter in strategy.generator.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if dist.get_rank() == 0:
-                full[name.replace("_checkpoint_wrapped_module.", "")] = parameter.detach().float().cpu().clone()
+                full[name] = parameter.detach().float().cpu().clone()
     return full
 
 

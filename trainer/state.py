@@ -6,6 +6,7 @@ Randomness needs no state: everything random follows from the seed and the numbe
 A half-written checkpoint is never resumed from and never replaces a complete one.
 """
 
+import json
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -72,7 +73,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
         self.pending: tuple[int, Any] | None = None
-        self.group = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
+        self.group = dist.new_group(backend="gloo")  # its own: the background save must not meet training's collectives
 
     def complete(self) -> list[int]:
         """Steps of the checkpoints that can be resumed from, oldest first."""
@@ -118,22 +119,22 @@ class Checkpoints:
         state = _state(strategy, ema, Progress())
         try:
             dcp.load(state, checkpoint_id=path, process_group=self.group)
-        except Exception as error:
+        except (Exception, dcp.CheckpointException) as error:
             raise CheckpointFailed(
-                f"{path} cannot be resumed from: {error}. Same model and optimizer.trainable? Delete the folder to "
+                f"{path} cannot be resumed from ({_reason(error)}). Same model and optimizer.trainable? Delete the folder to "
                 "fall back to the checkpoint before it"
             ) from error
         set_model_state_dict(strategy.module, state["model"], options=StateDictOptions(strict=False))
         set_optimizer_state_dict(strategy.module, strategy.optimizer, state["optimizer"], options=TRAINED)
-        return Progress(**state["progress"])
+        return Progress(**json.loads(state["progress"]))
 
     def _attempt(self, step: int, action: Any) -> Any:
         try:
             return action()
-        except Exception as error:
+        except (Exception, dcp.CheckpointException) as error:  # the latter is a BaseException
             steps = [s for s in self.complete() if s != step]
             raise CheckpointFailed(
-                f"the checkpoint of step {step} was not written ({type(error).__name__}: {error}). Free space under "
+                f"the checkpoint of step {step} was not written ({_reason(error)}). Free space under "
                 f"{self.folder} and start again: training resumes from "
                 + (f"step {steps[-1]}" if steps else "the beginning")
             ) from error
@@ -145,11 +146,18 @@ class Checkpoints:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
 
+def _reason(error: BaseException) -> str:
+    """One line; a CheckpointException holds what each rank met."""
+    if isinstance(error, dcp.CheckpointException):
+        return "; ".join(f"rank {rank}: {_reason(failure[0])}" for rank, failure in error.failures.items())
+    return f"{type(error).__name__}: {error}"
+
+
 def _state(strategy: Torch, ema: Ema | None, progress: Progress) -> dict[str, Any]:
     state: dict[str, Any] = {
         "model": get_model_state_dict(strategy.module, options=TRAINED),
         "optimizer": get_optimizer_state_dict(strategy.module, strategy.optimizer, options=TRAINED),
-        "progress": asdict(progress),
+        "progress": json.dumps(asdict(progress)),
     }
     if ema:
         state["ema"] = dict(ema.shadow)

@@ -216,6 +216,7 @@ class Run:
         finite = bool(torch.isfinite(loss))
         shared = world_mean(torch.tensor(float(finite), device=self.device))
         if shared < 1:
+            self.checkpoints.finish()
             where = f"on this rank, samples {', '.join(batch.keys)}" if not finite else "on another rank"
             steps = self.checkpoints.complete()
             raise NonFiniteLoss(

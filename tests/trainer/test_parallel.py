@@ -5,15 +5,19 @@ from trainer_ranks import train_alone, train_on_ranks
 from trainer_worlds import write_shards
 
 TOLERANCE = 1e-5  # relative, float32, 10 steps
-RUNS = {
-    "fsdp": ["parallel=fsdp", "loop.accumulate=1"],
-    "fsdp_recompute": ["parallel=fsdp", "loop.accumulate=1", "parallel.checkpointing=full"],
+QUICK = {
+    "fsdp": ["parallel=fsdp", "loop.accumulate=1", "parallel.checkpointing=full"],
+    "branch": ["parallel=fsdp", "parallel.branch=true"],
+    "context": ["parallel=fsdp", "parallel.context=2"],  # the second rank holds nothing but references
+}
+SLOW = {
+    "fsdp_keeping_all": ["parallel=fsdp", "loop.accumulate=1"],
     "fsdp_selective": ["parallel=fsdp", "loop.accumulate=1", "parallel.checkpointing=selective"],
     "hsdp": ["parallel=hsdp", "parallel.shard=1", "loop.accumulate=1"],
-    "branch": ["parallel=fsdp", "parallel.branch=true"],
-    "context": ["parallel=fsdp", "parallel.context=2"],
+    "compiled": ["parallel=fsdp", "loop.accumulate=1", "parallel.compile=true", "parallel.compile_backend=aot_eager"],
+    "zero2": ["parallel=deepspeed_zero2", "loop.accumulate=1"],
+    "zero3": ["parallel=deepspeed_zero3", "loop.accumulate=1"],
 }
-DEEPSPEED = {f"zero{stage}": [f"parallel=deepspeed_zero{stage}", "loop.accumulate=1"] for stage in (2, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +33,16 @@ def alone(shards, tmp_path_factory):
     return curve
 
 
+def same_curves(runs: dict, shards, alone, folder) -> None:
+    for name, curve in train_on_ranks(2, runs, shards, folder).items():
+        assert curve == pytest.approx(alone, rel=TOLERANCE), name
+
+
 def test_two_ranks_give_the_curve_of_one(shards, alone, tmp_path):
-    curves = train_on_ranks(2, RUNS, shards, tmp_path)
-    for name, curve in curves.items():
-        assert curve == pytest.approx(alone, rel=TOLERANCE), name
+    same_curves(QUICK, shards, alone, tmp_path)
 
 
-def test_deepspeed_gives_the_curve_of_one(shards, alone, tmp_path):
+@pytest.mark.slow
+def test_every_other_strategy_gives_the_curve_of_one(shards, alone, tmp_path):
     pytest.importorskip("deepspeed")
-    for name, curve in train_on_ranks(2, DEEPSPEED, shards, tmp_path).items():
-        assert curve == pytest.approx(alone, rel=TOLERANCE), name
+    same_curves(SLOW, shards, alone, tmp_path)

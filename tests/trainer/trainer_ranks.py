@@ -67,7 +67,11 @@ def _rank(rank: int, world: int, port: int, runs: dict[str, list[str]], shards: 
         "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     torch.set_num_threads(1)
-    with (folder / f"rank{rank}.log").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with (
+        (folder / f"rank{rank}.log").open("w") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         try:
             from trainer.launch import distributed
             from trainer.train import train

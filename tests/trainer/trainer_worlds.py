@@ -51,7 +51,9 @@ def members(key: str, seed: int, **shape) -> dict[str, bytes]:
     return {name: codec.encode(name, value, fps=16) for name, value in values(key, seed, **shape).items()}
 
 
-def write_shards(folder: Path, count: int, pairs: bool = False, T: int = 5, H: int = 16, W: int = 32, N: int = 1) -> Path:
+def write_shards(
+    folder: Path, count: int, pairs: bool = False, T: int = 5, H: int = 16, W: int = 32, N: int = 1
+) -> Path:
     """`count` samples; with `pairs`, two views of each of `count` worlds. Three samples a shard."""
     made = {}
     for i in range(count):

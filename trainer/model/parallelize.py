@@ -10,10 +10,9 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from shards.options import option
 from trainer.model.sawg import WorldGenerator
@@ -104,12 +103,10 @@ def parallelize(model: WorldGenerator, options: ParallelOptions, grid: Grid) -> 
         _split_context(model, grid)
     if grid.branch is not None:
         model.wan.rope.branch_group = grid.mesh["branch"].get_group()
-    blocks = model.wan.blocks
-    for i in range(len(blocks)):
-        if options.checkpointing != "none":
-            blocks[i] = checkpoint_wrapper(blocks[i], **_recompute(options.checkpointing))
+    for block in model.wan.blocks:
+        block.recompute = _recompute(options.checkpointing)
         if options.compile:
-            blocks[i].compile(backend=options.compile_backend)
+            block.compile(backend=options.compile_backend)
     if options.strategy in ("fsdp", "hsdp") or (options.strategy == "single" and options.dtype != torch.float32):
         _shard(model, options)
 
@@ -143,14 +140,17 @@ ATTENTION = (
 )
 
 
-def _recompute(kind: str) -> dict[str, Callable]:
+def _recompute(kind: str) -> Callable | None:
+    """What runs a block's forward so that its activations are made again in the backward pass."""
+    if kind == "none":
+        return None
     if kind == "full":
-        return {}
+        return partial(checkpoint, use_reentrant=False)
 
     def keep(ctx, op, *args, **kwargs) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if op in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return {"context_fn": partial(create_selective_checkpoint_contexts, keep)}
+    return partial(checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, keep))
 
 
 def _split_context(model: WorldGenerator, grid: Grid) -> None:

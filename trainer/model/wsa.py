@@ -5,6 +5,7 @@ for N = 2 that is the bidirectional swap of training, for N > 2 the directed rin
 n-1, agent 1 reads agent N). References take no part. N = 1 runs plain Wan.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,13 +129,30 @@ class WorldStateAlignment(nn.Module):
 
 
 class WorldBlock(WanTransformerBlock):
-    """Wan's block, then WSA where it has one. The keys of the base block are unchanged."""
+    """Wan's block, then WSA where it has one. The keys of the base block are unchanged.
+
+    `recompute`, set by `parallelize`, runs the forward under activation checkpointing.
+    """
+
+    recompute: Callable[..., Tensor] | None = None
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, wsa: WsaOptions | None):
         super().__init__(dim, ffn_dim, heads, cross_attn_norm=True, eps=eps)
         self.register_module("wsa", WorldStateAlignment(dim, heads, eps, wsa.norm) if wsa else None)
 
     def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        rotary_emb: tuple[Tensor, Tensor, Layout],
+    ) -> Tensor:
+        arguments = (hidden_states, encoder_hidden_states, temb, rotary_emb)
+        if self.recompute is not None and torch.is_grad_enabled():
+            return self.recompute(self._forward, *arguments)
+        return self._forward(*arguments)
+
+    def _forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
