@@ -9,9 +9,9 @@ from engine.geometry.camera import invert, pose, project, transform, unproject
 
 
 @dataclass(frozen=True)
-class Path:
+class Trajectory:
     """c2w float64 [T,4,4]; log_scale float64 [T] added to the log of each frame's depth; solved bool [T]: False where
-    the pose was only extrapolated; points float64 [M,3] world points of the tracks, NaN where a track never had depth."""
+    the pose was only extrapolated; points float64 [M,3] world points of the tracks, NaN without any depth."""
 
     c2w: np.ndarray
     log_scale: np.ndarray
@@ -19,7 +19,9 @@ class Path:
     points: np.ndarray
 
 
-def chain_poses(uv: np.ndarray, depth: np.ndarray, K: np.ndarray, threshold: float = 3.0, minimum: int = 12) -> Path:
+def chain_poses(
+    uv: np.ndarray, depth: np.ndarray, K: np.ndarray, threshold: float = 3.0, minimum: int = 12
+) -> Trajectory:
     """Poses of T frames from tracks and the depth at each observation.
 
     uv         [M,T,2] pixels, NaN = not seen
@@ -57,7 +59,7 @@ def chain_poses(uv: np.ndarray, depth: np.ndarray, K: np.ndarray, threshold: flo
         points[new] = np.where(lifted[new, None] > 0, points[new] + (world - points[new]) * share[:, None], world)
         lifted[new] += 1
     solved[0] = True
-    return Path(c2w, log_scale, solved, points)
+    return Trajectory(c2w, log_scale, solved, points)
 
 
 def solve_pnp(

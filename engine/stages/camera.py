@@ -8,7 +8,14 @@ from engine.geometry.bundle import BundleOptions, Prior, adjust
 from engine.geometry.camera import first_frame_world, interpolate_poses, invert, pose, transform
 from engine.geometry.classify import Motion, MotionOptions, classify_motion
 from engine.geometry.keyframes import build_bundle, keyframes, observe
-from engine.geometry.odometry import Path, chain_poses, lift_points, refine_poses, robust_centre, synchronise_scales
+from engine.geometry.odometry import (
+    Trajectory,
+    chain_poses,
+    lift_points,
+    refine_poses,
+    robust_centre,
+    synchronise_scales,
+)
 from engine.geometry.reprojection import median_of, reprojection_errors, share_within, turning_errors
 from engine.geometry.tracks import TrackOptions, sample_depth, track_points
 from engine.options import option
@@ -22,6 +29,11 @@ class CameraOptions:
     bundle: BundleOptions = option(BundleOptions(), "keyframe bundle adjustment")
     keyframe_every: int = option(4, "frames between keyframes (a quarter of a second at 16 fps)")
     inlier_px: float = option(2.0, "reprojection error up to which a pose explains a track, pixels")
+    focal_sigma_estimated: float = option(
+        0.03,
+        "uncertainty of the log of a focal length that a model estimated (MoGe-2: about 3 %), refined with the poses",
+    )
+    focal_sigma_prior: float = option(0.15, "uncertainty of the log of a focal length that is only a stated prior")
     failed_inliers: float = option(0.3, "mean share of explained tracks below which the camera counts as failed")
 
 
@@ -29,8 +41,8 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
     """The camera of every frame, in metres, frame 0 the identity.
 
     Poses that the user gave (`geometry.c2w_exact`) are kept and only measured; poses that a model estimated are the
-    start of the refinement; without any, perspective-n-point against lifted depth gives the start. A camera without parallax
-    gets exactly zero translation. The metric scale of the clip is the robust centre of the frames' depth scales.
+    start of the refinement; without any, perspective-n-point against lifted depth gives the start. A camera without
+    parallax gets exactly zero translation. The clip's metric scale is the robust centre of the frames' depth scales.
     """
     tracks = track_points(clip.frames, scene.static, options.tracks)
     uv = tracks.uv.astype(np.float64)
@@ -45,7 +57,7 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
         K_t = scene.K.astype(np.float64)
         points = lift_points(uv, depth, given, K_t)
         errors = reprojection_errors(uv, points, given, K_t)
-        solved = Path(given, _depth_scales(uv, depth, points, given), np.ones(len(given), bool), points)
+        solved = Trajectory(given, _depth_scales(uv, depth, points, given), np.ones(len(given), bool), points)
     elif motion.kind in ("static", "rotation", "zoom"):
         kind = motion.kind
         K_t = _turning_intrinsics(scene.K.astype(np.float64), motion)
@@ -53,30 +65,37 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
         solved = _turning_path(uv, depth, motion, K_t)
     else:
         kind = "general"
-        K_t = np.repeat(K[None], len(clip.frames), 0)
         start = chain_poses(uv, depth, K) if given is None else _start_from(given, uv, depth, K)
-        solved = _refine(uv, depth, K, start, motion, options)
+        sigma = {"estimated": options.focal_sigma_estimated, "prior": options.focal_sigma_prior}
+        solved, K = _refine(uv, depth, K, sigma.get(scene.geometry.K_source, 0.0), start, motion, options)
+        K_t = np.repeat(K[None], len(clip.frames), 0)
         errors = reprojection_errors(uv, solved.points, solved.c2w, K)
         if not solved.solved.mean() > 0.5 or share_within(errors, options.inlier_px).mean() < options.failed_inliers:
             kind = "failed"
     return _camera(scene, kind, K_t, solved, errors, motion, options)
 
 
-def _start_from(c2w: np.ndarray, uv: np.ndarray, depth: np.ndarray, K: np.ndarray) -> Path:
+def _start_from(c2w: np.ndarray, uv: np.ndarray, depth: np.ndarray, K: np.ndarray) -> Trajectory:
     points = lift_points(uv, depth, c2w, np.repeat(K[None], len(c2w), 0))
-    return Path(c2w, np.zeros(len(c2w)), np.ones(len(c2w), bool), points)
+    return Trajectory(c2w, np.zeros(len(c2w)), np.ones(len(c2w), bool), points)
 
 
 def _refine(
-    uv: np.ndarray, depth: np.ndarray, K: np.ndarray, start: Path, motion: Motion, options: CameraOptions
-) -> Path:
-    """Keyframe bundle adjustment, then the frames between, then the metric scale."""
+    uv: np.ndarray,
+    depth: np.ndarray,
+    K: np.ndarray,
+    focal_sigma: float,
+    start: Trajectory,
+    motion: Motion,
+    options: CameraOptions,
+) -> tuple[Trajectory, np.ndarray]:
+    """Keyframe bundle adjustment, then the frames between, then the metric scale: the path and the refined K."""
     tuning = options.bundle
     count = uv.shape[1]
     keys = keyframes(count, options.keyframe_every)
     observations, rows = observe(uv, depth, keys, 2)
     if len(rows) < options.motion.minimum_tracks:
-        return replace(start, solved=np.zeros(count, bool))
+        return replace(start, solved=np.zeros(count, bool)), K
     log_scale = start.log_scale[keys] - robust_centre(start.log_scale[keys])
     unit = np.exp(-robust_centre(start.log_scale[keys]))
     c2w = start.c2w.copy()
@@ -91,8 +110,11 @@ def _refine(
         times=keys.astype(np.float64),
         acceleration_sigma=np.full(len(keys), tuning.acceleration_sigma * typical * calm),
         scale_sigma=tuning.scale_sigma,
+        focal_sigma=focal_sigma,
     )
     found = adjust(bundle, observations, K, prior, tuning.pixel_sigma, depth_sigma, tuning.iterations, 1e-5).bundle
+    K = K.copy()
+    K[[0, 1], [0, 1]] *= np.exp(found.log_focal)
     points = np.full((len(uv), 3), np.nan)
     points[rows] = found.world_points()
     between = interpolate_poses(np.arange(count, dtype=float), keys.astype(float), found.c2w)
@@ -101,7 +123,7 @@ def _refine(
     centre = robust_centre(log_scale)
     c2w = first_frame_world(c2w)
     c2w[:, :3, 3] *= np.exp(-centre)
-    return Path(c2w, log_scale - centre, start.solved, points * np.exp(-centre))
+    return Trajectory(c2w, log_scale - centre, start.solved, points * np.exp(-centre)), K
 
 
 def _depth_scales(uv: np.ndarray, depth: np.ndarray, points: np.ndarray, c2w: np.ndarray) -> np.ndarray:
@@ -115,7 +137,7 @@ def _depth_scales(uv: np.ndarray, depth: np.ndarray, points: np.ndarray, c2w: np
     return out
 
 
-def _turning_path(uv: np.ndarray, depth: np.ndarray, motion: Motion, K: np.ndarray) -> Path:
+def _turning_path(uv: np.ndarray, depth: np.ndarray, motion: Motion, K: np.ndarray) -> Trajectory:
     """A camera on the spot: each point keeps its distance, so the frames' depth scales come from distances alone."""
     count = len(K)
     lens = np.stack([K[:, 0, 0], K[:, 1, 1]], -1)
@@ -123,7 +145,7 @@ def _turning_path(uv: np.ndarray, depth: np.ndarray, motion: Motion, K: np.ndarr
     known = np.isfinite(distance) & (distance > 0)
     log_scale = synchronise_scales(np.where(known, np.log(np.where(known, distance, 1)), np.nan))
     c2w = pose(motion.R, np.zeros((count, 3)))
-    return Path(c2w, log_scale - robust_centre(log_scale), np.ones(count, bool), lift_points(uv, depth, c2w, K))
+    return Trajectory(c2w, log_scale - robust_centre(log_scale), np.ones(count, bool), lift_points(uv, depth, c2w, K))
 
 
 def _turning_intrinsics(K: np.ndarray, motion: Motion) -> np.ndarray:
@@ -141,7 +163,7 @@ def _camera(
     scene: Scene,
     kind: CameraKind,
     K: np.ndarray,
-    path: Path,
+    path: Trajectory,
     errors: np.ndarray,
     motion: Motion,
     options: CameraOptions,
