@@ -82,8 +82,9 @@ def read_tum(folder: Path | str) -> TumSequence:
     known = _between(poses[0], times)
     if not known.any():
         raise TumError(
-            f"{folder}: {len(colour)} colour and {len(depth)} depth images make {len(pairs)} pairs within {APART} s, and "
-            f"none lies between true poses (colour {_span(np.array([t for t, _ in colour]))}, poses {_span(poses[0])})"
+            f"{folder}: {len(colour)} colour and {len(depth)} depth images make {len(pairs)} pairs within {APART} s, "
+            f"and none lies between true poses "
+            f"(colour {_span(np.array([t for t, _ in colour]))}, poses {_span(poses[0])})"
         )
     kept = [pair for pair, ok in zip(pairs, known, strict=True) if ok]
     K, distortion = _camera(folder)
@@ -110,8 +111,8 @@ def tum_clip(
     T = (len(wanted) - 1) // 4 * 4 + 1
     if T < 5:
         raise TumError(
-            f"{sequence.folder}: {sequence.times[-1] - sequence.times[0] - start:.2f} s are left after {start} s, which "
-            f"hold {len(wanted)} frames at {fps} fps; at least 5 are needed"
+            f"{sequence.folder}: {sequence.times[-1] - sequence.times[0] - start:.2f} s are left after {start} s, "
+            f"which hold {len(wanted)} frames at {fps} fps; at least 5 are needed"
         )
     index = np.abs(sequence.times[None] - wanted[:T, None]).argmin(1)
     first = _read(sequence.rgb[index[0]])
@@ -185,9 +186,7 @@ def _poses(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         raise TumError(f"{folder}: no groundtruth.txt; a TUM sequence has rgb/, depth/ and groundtruth.txt")
     rows = np.loadtxt(path, comments="#", ndmin=2)
     if rows.shape[1] != 8:
-        raise TumError(
-            f"{path}: rows of 8 numbers (timestamp, translation, quaternion) were expected, found {rows.shape[1]}"
-        )
+        raise TumError(f"{path}: rows of 8 numbers (time, position, quaternion) were expected, found {rows.shape[1]}")
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     rows = rows[np.concatenate([[True], np.diff(rows[:, 0]) > 0])]
     return rows[:, 0], camera.pose(Rotation.from_quat(rows[:, 4:]).as_matrix(), rows[:, 1:4])
@@ -214,7 +213,7 @@ def _camera(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(known: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """bool: a known time is less than APART away, or the time lies between two known ones that are at most GAP apart."""
+    """bool: a known time is less than APART away, or the time lies between two that are at most GAP apart."""
     if not len(known):
         return np.zeros(len(times), bool)
     after = np.clip(np.searchsorted(known, times), 0, len(known) - 1)

@@ -20,7 +20,9 @@ from engine.perception.weights import LOCK, RANDOM, sha256
 def write(root: Path, names: list[str], small: bool, seed: int = 0) -> None:
     """Write every file of the named catalogue entries and the lock file. `small` shrinks what has a configuration."""
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     lock = {}
     for name in names:
         folder = root / name

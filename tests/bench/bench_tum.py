@@ -54,12 +54,14 @@ def run(folder: Path, size: tuple[int, int], frames: int, fps: float, start: flo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--fps", type=float, default=15.0)
     parser.add_argument("--start", type=float, default=0.0, help="seconds into the sequence")
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
     given = parser.parse_args()
+    if not given.folders:
+        print("not run: no sequence given. Download one of TUM RGB-D or Bonn and name its folder")
     for folder in given.folders:
         print(
             json.dumps(
