@@ -92,15 +92,30 @@ class Child:
 
 
 def answer(child: Child, request: tuple) -> tuple:
+    """What to send back for a request."""
     name, *arguments = request
     try:
         return "done", getattr(child, name)(*arguments)
     except IngestError as error:
-        return "failed", error.reason.code, str(error)
+        reason, message = error.reason, str(error)
     except MemoryError as error:
-        return "failed", Reason.OUT_OF_MEMORY.code, f"decoding needs more than decode.memory_gb: {error}"
+        reason, message = Reason.OUT_OF_MEMORY, f"MemoryError: {error}"
     except Exception as error:
-        return "failed", Reason.UNREADABLE.code, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason, message = Reason.UNREADABLE, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    # decoders call a failed allocation "invalid data": at the limit of memory it is not the file's fault
+    if reason in (Reason.NO_FRAMES, Reason.UNREADABLE, Reason.OUT_OF_MEMORY) and near_limit():
+        return "failed", Reason.OUT_OF_MEMORY.code, f"decoding needs more than decode.memory_gb: {message}"
+    return "failed", reason.code, message
+
+
+def near_limit() -> bool:
+    """True when this process once had more than 80 % of the address space that it may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmPeak"))
+    return peak > 0.8 * limit
 
 
 def main(descriptor: int, memory_gb: float) -> None:

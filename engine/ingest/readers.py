@@ -5,6 +5,7 @@ upright frame; `read(indices)` yields uint8 RGB frames [H,W,3] for ascending ind
 metadata. They run inside the decoding child only: a broken file may hang or crash them.
 """
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -68,6 +69,7 @@ class PyavReader:
 
         self._av, self._path, self._threads, self._beat = av, path, threads, beat
         pts, self.damaged, rate, base = [], 0, None, None
+        self._error: Exception | None = None
         for frame in self._decode():
             if frame is None or frame.is_corrupt:
                 self.damaged += 1
@@ -77,7 +79,7 @@ class PyavReader:
                 rate, base = self._rate, frame.time_base
             pts.append(frame.pts)
         if not pts:
-            raise IngestError(Reason.NO_FRAMES, "PyAV decodes no frame")
+            raise IngestError(Reason.NO_FRAMES, f"no packet decodes; the last error is: {self._error}")
         self.counted = any(p is None for p in pts)
         if not self.counted:
             times = np.array([float(p * base) for p in pts])
@@ -116,8 +118,10 @@ class PyavReader:
             for packet in _packets(container, stream, av):
                 try:
                     frames = packet.decode() if packet is not None else [None]
-                except av.FFmpegError:
-                    frames = [None]
+                except av.FFmpegError as error:
+                    if error.errno == errno.ENOMEM:  # the limit of this process, not damage in the file
+                        raise MemoryError(str(error)) from error
+                    self._error, frames = error, [None]
                 self._beat()
                 for frame in frames:
                     if frame is not None:
