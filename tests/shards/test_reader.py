@@ -152,7 +152,7 @@ def test_equal_batches_per_rank_with_fewer_shards_than_ranks(tmp_path, world):
     assert {key for rank in batches for batch in rank for key in batch} == set(dataset.order)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_do_not_change_the_order_and_states_pass_between_them(dataset, workers):
     def loader(n):
         return Loader(SampleStream(dataset, batch=2, rank=1, world=2, members=["meta.json"]), workers=n)
@@ -168,6 +168,7 @@ def test_workers_do_not_change_the_order_and_states_pass_between_them(dataset, w
     assert take(third, 2) == expected[7:]
 
 
+@pytest.mark.slow
 def test_torchdata_keeps_the_stream_by_itself(dataset):
     from torchdata.stateful_dataloader import StatefulDataLoader
 

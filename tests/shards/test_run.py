@@ -56,11 +56,16 @@ def test_committed_is_planned_minus_quarantined(tmp_path):
     assert max(sizes) <= LIMITS.bytes
 
 
-@settings(deadline=None, max_examples=25)
+@pytest.fixture(scope="module")
+def expected_run(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    output = tmp_path_factory.mktemp("expected")
+    return output, whole_run(output)
+
+
+@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 10**6), stops=st.lists(st.integers(0, 13), max_size=3))
-def test_bytes_depend_on_neither_order_nor_restarts(tmp_path_factory, seed, stops):
-    expected_at = tmp_path_factory.mktemp("expected")
-    expected = whole_run(expected_at)
+def test_bytes_depend_on_neither_order_nor_restarts(tmp_path_factory, expected_run, seed, stops):
+    expected_at, expected = expected_run
     output, shuffle = tmp_path_factory.mktemp("output"), random.Random(seed).shuffle
     for stop in [*stops, None]:
         with Run.open(str(output), config=CONFIG, limits=LIMITS) as run:
