@@ -133,7 +133,9 @@ class EmbeddedGeometry:
             plane = ground_from_feet(feet, c2w[:, :3, 3], up, o.ground) if len(feet) else None
             if plane is None:
                 level = Plane(up, float(c2w[0, :3, 3] @ up) - o.scale.camera_height, 0.0)
-                return 1.0, o.scale.camera_height_sigma, [1.0] * len(standing), "camera_height", level
+                # How far the camera looks down is unknown too: ten degrees move the ground by about 40 %.
+                sigma = float(np.hypot(o.scale.camera_height_sigma, 0.4))
+                return 1.0, sigma, [1.0] * len(standing), "camera_height", level
             found = people_scale([_ratios(c, plane, stereo, K, c2w) for c in standing], o.scale.stature_sigma)
             scale, sigma, factors = found or (1.0, o.scale.stature_sigma, [1.0] * len(standing))
             return 1.0, float(np.hypot(sigma, 0.05)), factors, "people", plane.scaled(scale)
@@ -185,9 +187,8 @@ class EmbeddedGeometry:
             full = upsample(surface, stereo.gray[t], cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
             sky[t] = cv2.resize(open_air.astype(np.float32), (width, height)) > 0.5
             depth[t] = np.where(sky[t], 0, 1 / np.maximum(full, 1 / o.farthest))
-            trust = np.maximum(stereo.confidence[t], np.where(ground > far, 0.3 * plane.support, 0.05)).astype(
-                np.float32
-            )
+            guess = np.where(ground > far, 0.3 * plane.support, 0.05)
+            trust = np.maximum(weight, guess).astype(np.float32)
             confidence[t] = np.where(sky[t], 0, cv2.resize(trust, (width, height)))
         return depth, confidence, sky
 

@@ -32,13 +32,15 @@ class PeopleOptions:
     detect_every: int = option(
         4, "frames between two runs of the detector; in between people are followed (16 fps: 0.25 s)"
     )
-    detection_threshold: float = option(0.5, "least detector score, 0..1 (the released graph's value)")
+    detection_threshold: float = option(
+        0.35, "least detector score of a proposal, 0..1; below the graph's 0.5 because the landmark network judges it"
+    )
+    new_presence: float = option(0.8, "least presence with which a new person is believed, 0..1")
     presence: float = option(
         0.5, "least presence that the landmark network must give a body, 0..1 (the released graph's value)"
     )
-    tile: float = option(
-        0.667,
-        "edge of the detector's tiles over the image's shorter side; tiles overlap by about half; 0 = whole frame only",
+    tiles: list[float] = option(
+        [1.0, 0.6], "edges of the detector's square tiles over the image's shorter side; neighbours overlap by a third"
     )
     min_height: float = option(
         0.08, "least height of a person over the image's height: smaller ones have too few pixels for a Gaussian"
@@ -172,14 +174,20 @@ class PeopleFinder:
         return keep
 
     def _detect(self, t: int, known: list[Body]) -> list[Body]:
-        """New bodies of frame t, those already known left out."""
-        found: list[Body] = []
+        """New bodies of frame t, those already known left out. The landmark network judges the detector's proposals;
+        of those that show one person the surest stays, and of equally sure ones the largest (not just its head)."""
+        proposals: list[Body] = []
         for roi, _ in self.net.detect(self.frames[t], self._tiles(), self.options.detection_threshold):
             body = self.net.landmarks(self.frames[t], roi)
-            if body.presence < self.options.presence:
+            if body.presence < 0.5 * self.options.presence:
                 continue
             body = self._accept(self.net.landmarks(self.frames[t], body.next_roi), t)
-            if body is not None and not any(self._same(body, other) for other in known + found):
+            if body is not None and body.presence >= self.options.new_presence:
+                proposals.append(body)
+        proposals.sort(key=lambda b: (-round(b.presence, 1), -float(self._mask(b).sum())))
+        found: list[Body] = []
+        for body in proposals:
+            if not any(self._same(body, other) for other in known + found):
                 found.append(body)
         return found
 
@@ -188,10 +196,10 @@ class PeopleFinder:
         h, w = self.height, self.width
         side = max(h, w)
         tiles = [((w - side) // 2, (h - side) // 2, side)]
-        edge = round(self.options.tile * min(h, w))
-        if edge:
-            xs, ys = (np.linspace(0, n - edge, max(2, round(1.6 * n / edge) - 1)).round().astype(int) for n in (w, h))
-            tiles += [(int(x), int(y), edge) for y in ys for x in xs]
+        for share in self.options.tiles:
+            edge = round(share * min(h, w))
+            xs, ys = (np.linspace(0, n - edge, 1 + int(np.ceil(1.5 * (n / edge - 1)))) for n in (w, h))
+            tiles += [(round(x), round(y), edge) for y in ys for x in xs]
         return tiles
 
     def _accept(self, body: Body, t: int) -> Body | None:
@@ -285,7 +293,7 @@ class PeopleFinder:
 
     def _keep_reliable(self, people: list[Person], fps: float) -> list[Person]:
         o = self.options
-        need = max(2, min(round(o.min_seconds * fps), len(self.frames) // 4))
+        need = min(round(o.min_seconds * fps), -(-len(self.frames) // 2))
         kept = [
             p
             for p in people
