@@ -216,7 +216,7 @@ def _scene(mesh: Mesh):
 
     scene = o3d.t.geometry.RaycastingScene()
     vertices, faces = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32)
-    scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(faces))
+    scene.add_triangles(vertices, faces)  # type: ignore[call-overload]  # arrays are taken; Open3D's stub is silent
     return scene
 
 
