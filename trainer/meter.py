@@ -25,15 +25,21 @@ class Flops:
     attention: float
     wsa: float
     rest: float
+    layers: int
 
     @property
     def forward(self) -> float:
         return self.linear + self.attention + self.wsa + self.rest
 
-    @property
-    def step(self) -> float:
-        """Forward and backward: the backward pass multiplies twice for every product of the forward."""
-        return 3 * self.forward
+    def step(self, trainable: str = "all") -> float:
+        """Forward and backward. The backward pass multiplies twice for every product of the forward, but once for the
+        linear layers of a frozen base, whose weights need no gradient, and not at all before the first thing that
+        learns. Recomputation is not counted: it is no model FLOP."""
+        if trainable == "all":
+            return 3 * self.forward
+        reached = 1 - 1 / self.layers if trainable == "wsa" else 1.0  # the first WSA follows the first layer's base
+        front = 0.0 if trainable == "wsa" else self.rest
+        return self.forward + reached * (self.linear + 2 * self.attention) + 2 * self.wsa + front
 
 
 def flops(
@@ -63,7 +69,7 @@ def flops(
     kernel = sawg.kernel**2 * latent[0] * latent[1] * latent[2] * wan.in_channels
     compression = kernel * (3 * sawg.hidden if sawg.hidden else 2 * wan.in_channels)
     embed = 2 * tokens * per_patch * dim + text * (wan.text_dim * dim + dim * dim) + wan.freq_dim * dim + 7 * dim * dim
-    return Flops(*(2.0 * rows * x for x in (linear, attention, alignment, compression + embed)))
+    return Flops(*(2.0 * rows * x for x in (linear, attention, alignment, compression + embed)), layers)
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -9,6 +9,8 @@ for its backward pass is read off the autograd graph of the real block, run on t
 allocator's fragmentation, NCCL's buffers (1 to 2 GiB), the frozen encoders.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import hydra
@@ -77,23 +79,34 @@ def kept_by_block(options: TrainOptions) -> dict[str, float]:
     wan, data, parallel = options.model.wan, options.data, options.parallel
     branches = 1 if parallel.branch else data.branches
     batch = options.loop.batch * branches
-    with FakeTensorMode():
+    with FakeTensorMode(), default_dtype(parallel.dtype):
         model = WorldGenerator(type(wan)(**{**vars(wan), "num_layers": 1}), options.model.sawg, options.model.wsa)
         freeze(model, options.optimizer.trainable)
-        block, dim = model.wan.blocks[0].to(parallel.dtype), wan.num_attention_heads * wan.attention_head_dim
+        block, dim = model.wan.blocks[0], wan.num_attention_heads * wan.attention_head_dim
         model.wan.rope.branches, model.wan.rope.references = branches, references
         rotary = model.wan.rope(torch.empty(1, wan.in_channels, frames + references, rows, columns))
         tokens = rotary[0].shape[1]
-        x = torch.empty(batch, tokens, dim, dtype=parallel.dtype, requires_grad=True)
-        text = torch.empty(batch, data.text_length, dim, dtype=parallel.dtype)
-        saved = _saved(lambda: block(x, text, torch.empty(batch, 6, dim, dtype=parallel.dtype), rotary), model)
+        x = torch.empty(batch, tokens, dim, requires_grad=True)
+        text = torch.empty(batch, data.text_length, dim)
+        saved = _saved(lambda: block(x, text, torch.empty(batch, 6, dim), rotary), model)
     attentions = 3 if block.wsa is not None and branches > 1 else 2
     full = float(x.nbytes)
     share = 1 / parallel.context
     return {"none": saved * share, "selective": full * (1 + attentions) * share, "full": full * share}
 
 
-def _saved(forward, model: torch.nn.Module) -> float:
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New float tensors have this dtype inside the block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _saved(forward: Callable[[], torch.Tensor], model: torch.nn.Module) -> float:
     """Bytes of distinct storages that the graph of forward() keeps, parameters aside."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -160,7 +173,7 @@ def page(options: PlanRunOptions) -> str:
         f"({frames}+{references} latent frames x {spatial}), {options.parallel.strategy}, "
         f"checkpointing {options.parallel.checkpointing}, trains {options.optimizer.trainable}",
         f"forward {cost.forward / 1e12:,.1f} TFLOP (attention {cost.attention / cost.forward:.0%}, "
-        f"WSA {cost.wsa / cost.forward:.1%}), step {cost.step / 1e12:,.1f} TFLOP per micro-batch",
+        f"WSA {cost.wsa / cost.forward:.1%}), step {cost.step(options.optimizer.trainable) / 1e12:,.1f} TFLOP per micro-batch",
         "",
         f"{'ranks':>5} {'device':>7}" + "".join(f"{name:>13}" for name in (*Memory.__annotations__, "total")) + "  GiB",
     ]

@@ -278,7 +278,7 @@ def step_flops(options: TrainOptions, batch: TrainingSample, grid: Grid) -> floa
         batch.text.shape[1],
         options.data.branches,
     )
-    return cost.step / grid.context_size
+    return cost.step(options.optimizer.trainable) / grid.context_size
 
 
 def _check(options: TrainOptions) -> None:
