@@ -14,8 +14,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Motion:
-    """`residual` is the largest over frame pairs of the 75th percentile residual of the thing's corners, in pixels
-    (0 when `points` is 0); `points` the median number of corners measured per pair."""
+    """`residual` in pixels: over frame pairs the 75th percentile of the 75th percentile residual of the thing's corners,
+    so that neither one limb nor one pair that went wrong decides (0 when `points` is 0). `points` is the median number
+    of corners measured per pair."""
 
     residual: float
     points: int
@@ -40,7 +41,7 @@ def residual_motion(frames: np.ndarray, mask: np.ndarray, moving: np.ndarray, pa
             counts.append(len(r))
     if not residuals:
         return Motion(0.0, 0)
-    return Motion(float(np.max(residuals)), int(np.median(counts)))
+    return Motion(float(np.percentile(residuals, 75)), int(np.median(counts)))
 
 
 def _pair_residual(frames: np.ndarray, mask: np.ndarray, moving: np.ndarray, a: int, b: int) -> np.ndarray | None:

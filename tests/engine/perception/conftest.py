@@ -7,17 +7,8 @@ import pytest
 
 from engine.perception.foundation import FoundationOptions, from_dotlist, weight_names
 from engine.perception.random_weights import write
-from engine.types import Clip, View
-
-SMALL = [
-    "moge.variant=vits",
-    "moge.tokens=60",
-    "sam2.variant=tiny",
-    "sam2.side=256",
-    "depth_anything.short_side=70",
-    "tracker.verify=false",
-    "weights.random=true",
-]
+from engine.types import Clip
+from tests.engine.perception.small import SMALL, make_clip
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +24,6 @@ def weights_root(tmp_path_factory) -> Path:
 @pytest.fixture
 def small_options(weights_root) -> FoundationOptions:
     return from_dotlist([*SMALL, f"weights.root={weights_root}"])
-
-
-def make_clip(frames: np.ndarray, K: np.ndarray | None = None) -> Clip:
-    T, H, W, _ = frames.shape
-    return Clip(
-        key="0123456789ab-0000",
-        video_id="0123456789ab",
-        uri="memory://clip",
-        frames=frames,
-        fps=16.0,
-        times=np.arange(T) / 16,
-        source_frames=np.arange(T),
-        view=View(H, W, 0, 0, W, H, H, W),
-        K=K,
-        K_source="user" if K is not None else "none",
-    )
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_clip
 
 from engine.perception.checkpoint import CheckpointError
 from engine.perception.compute import DeviceFrames
 from engine.perception.detector import Detector, DetectorOptions, name_columns, prompt_spans
+from tests.engine.perception.small import make_clip
 
 
 def detector(folder, **options):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 
 from engine.perception import Models
 from engine.perception.compute import DeviceFrames, pick_device
@@ -18,6 +17,7 @@ from engine.perception.foundation import (
 )
 from engine.perception.protocols import Depth, Geometry, Tracker
 from engine.perception.weights import WeightsError
+from tests.engine.perception.small import SMALL
 
 
 @pytest.fixture(scope="module")

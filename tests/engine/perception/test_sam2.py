@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import make_clip
 
 from engine.perception.checkpoint import CheckpointError
 from engine.perception.compute import DeviceFrames
 from engine.perception.sam2 import Sam2, Sam2Options
+from tests.engine.perception.small import make_clip
 
 SIDE = 256
 

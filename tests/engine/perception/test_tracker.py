@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import make_clip
 
 from engine.perception.detector import Detection, DetectorOptions
 from engine.perception.motion import residual_motion
 from engine.perception.tracker import FoundationTracker, TrackerOptions
 from engine.perception.tracklets import appearance, box_iou, hellinger, mask_box
+from tests.engine.perception.small import make_clip
 
 T, H, W = 21, 120, 208
 
@@ -263,3 +263,37 @@ def test_a_thing_without_texture_is_not_called_still():
     frames = frames.copy()
     frames[mask] = 128
     assert residual_motion(frames, mask, mask).points < 20
+
+
+@pytest.mark.real
+def test_a_real_jumper_moves_and_the_wall_behind_does_not(real_data):
+    """DAVIS parkour: the camera pans and translates after a man who jumps; patches of the scene are carried along."""
+    folder = real_data / "person_video" / "davis_parkour_mask"
+    files = sorted(folder.glob("*.jpg"))
+    frames = np.stack([cv2.cvtColor(cv2.imread(str(f)), cv2.COLOR_BGR2RGB) for f in files])
+    person = np.stack([cv2.imread(str(f.with_suffix(".png")), cv2.IMREAD_GRAYSCALE) > 0 for f in files])
+    still = TrackerOptions().still * frames.shape[2]
+    assert residual_motion(frames, person, person).residual > 5 * still
+    for corner in ((40, 100), (500, 250), (700, 60)):
+        patch = carried(frames, person, corner)
+        found = residual_motion(frames, patch, person | patch)
+        assert found.points >= TrackerOptions().still_points
+        assert found.residual < still
+
+
+def carried(frames, person, corner):
+    """bool [T,H,W]: a window of 120 x 160 pixels of the first frame, carried along by the background's homography."""
+    grey = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
+    (x, y), out, total = corner, np.zeros(person.shape, bool), np.eye(3)
+    for t in range(len(frames)):
+        if t:
+            corners = cv2.goodFeaturesToTrack(grey[t - 1], 400, 0.01, 8, mask=(~person[t - 1]).astype(np.uint8))
+            moved, found, _ = cv2.calcOpticalFlowPyrLK(grey[t - 1], grey[t], corners, None)
+            found = found.ravel() > 0
+            total = cv2.findHomography(corners[found], moved[found], cv2.RANSAC, 2)[0] @ total
+        window = np.array([[[x, y], [x + 120, y], [x + 120, y + 160], [x, y + 160]]], np.float32)
+        area = cv2.fillConvexPoly(
+            np.zeros(person.shape[1:], np.uint8), cv2.perspectiveTransform(window, total)[0].astype(int), 1
+        )
+        out[t] = (area > 0) & ~person[t]
+    return out
