@@ -113,7 +113,8 @@ def top_down(sample: Mapping[str, Any], size: tuple[int, int]) -> Image.Image:
 
 def _rows(sample: Mapping[str, Any]) -> list[tuple[str, Callable[[int], np.ndarray] | None]]:
     """(title, frame index -> RGB image) of every row; None where the sample lacks the members."""
-    meta, video, masks, depth = (sample.get(n) for n in ("meta.json", "target.mp4", "masks.npz", "depth.npz"))
+    meta = sample["meta.json"]
+    video, masks, depth = (sample.get(n) for n in ("target.mp4", "masks.npz", "depth.npz"))
     conditions = []
     for name in ("anchor", "holistic"):
         rgb = sample.get(f"condition_{name}_rgb.mp4")

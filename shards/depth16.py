@@ -19,11 +19,17 @@ def depth_range(*depths: np.ndarray) -> tuple[float, float]:
     return near, max(far, near * 1.001)
 
 
-def encode(depth: np.ndarray, near: float, far: float) -> np.ndarray:
-    """uint16 codes of z-depth in metres (0 or non-finite = no value). Values outside [near, far] are clipped."""
+def encode(depth: np.ndarray, near: float, far: float, step: float = 0.0) -> np.ndarray:
+    """uint16 codes of z-depth in metres (0 or non-finite = no value). Values outside [near, far] are clipped.
+
+    `step` is the relative resolution asked for: codes are rounded to every k-th level so that neighbours differ by
+    at most `step`, which compresses far better and is read by the same formula. 0 uses every level.
+    """
     valid = np.isfinite(depth) & (depth > 0)
-    log = np.log(np.where(valid, np.clip(depth, near, far), near) / near) / np.log(far / near)
-    return np.where(valid, 1 + np.rint(log * LEVELS), 0).astype(np.uint16)
+    span = float(np.log(far / near))
+    every = max(1, int(step * LEVELS / span))
+    log = np.log(np.where(valid, np.clip(depth, near, far), near) / near) / span
+    return np.where(valid, 1 + np.minimum(every * np.rint(log * (LEVELS / every)), LEVELS), 0).astype(np.uint16)
 
 
 def decode(code: np.ndarray, near: float, far: float) -> np.ndarray:

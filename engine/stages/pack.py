@@ -6,6 +6,9 @@ from engine.types import Cloud, WorldState
 from shards import codec, depth16
 from shards.schema import CAMERA_KINDS, SCHEMA_VERSION, identity_name
 
+# A tenth of a percent: far finer than any monocular depth (a few percent), and 40 % fewer bytes than every level.
+DEPTH_STEP = 1e-3
+
 
 def pack(state: WorldState, config: str) -> dict[str, bytes]:
     """Every member of the sample by name. `config` is the fingerprint of the run's configuration.
@@ -41,7 +44,7 @@ def pack(state: WorldState, config: str) -> dict[str, bytes]:
         },
         "masks.npz": {"labels": state.scene.tracks.labels, "dynamic": state.scene.tracks.dynamic},
         "depth.npz": {
-            "code": depth16.encode(state.scene.depth, *scene_range),
+            "code": depth16.encode(state.scene.depth, *scene_range, step=DEPTH_STEP),
             "range": np.array(scene_range, np.float32),
             "confidence": np.rint(255 * np.clip(state.scene.confidence[:, ::4, ::4], 0, 1)).astype(np.uint8),
         },
@@ -50,7 +53,7 @@ def pack(state: WorldState, config: str) -> dict[str, bytes]:
     }
     for name, rendering in renderings.items():
         values[f"condition_{name}_rgb.mp4"] = rendering.rgb
-        values[f"condition_{name}_depth.mkv"] = depth16.encode(rendering.depth, *condition_range)
+        values[f"condition_{name}_depth.mkv"] = depth16.encode(rendering.depth, *condition_range, step=DEPTH_STEP)
         values[f"condition_{name}_ids.npz"] = {"ids": rendering.ids}
     for i, identity in enumerate(state.identities):
         values[identity_name(i)] = identity.rgba
