@@ -26,7 +26,8 @@ FRAME = 7  # unknowns of a frame: rotation 3 (right increment, radians), centre 
 
 @dataclass
 class BundleOptions:
-    pixel_sigma: float = option(1.0, "width of the Cauchy loss on reprojection errors, pixels")
+    pixel_sigma: float = option(1.0, "noise of one reprojection, pixels")
+    cauchy: float = option(1.0, "width of the Cauchy losses in sigmas (depth: twice that); 1e6 = plain least squares")
     depth_sigma: float = option(0.05, "noise of the log of one depth value (MoGe-2 and the like: 3 to 5 %)")
     depth_cells: float = option(
         40.0,
@@ -115,6 +116,7 @@ def adjust(
     depth_sigma: float = 0.05,
     iterations: int = 30,
     tolerance: float = 1e-7,
+    cauchy: float = 1.0,
 ) -> Solution:
     """Minimise reprojection, depth and prior residuals over the whole bundle.
 
@@ -122,10 +124,10 @@ def adjust(
     that equal inputs give equal bytes however many cores a worker has.
     """
     with threadpool_limits(limits=1, user_api="blas"):
-        return _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations, tolerance)
+        return _adjust(bundle, observations, K, prior, (pixel_sigma, depth_sigma, cauchy), iterations, tolerance)
 
 
-def _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations, tolerance) -> Solution:
+def _adjust(bundle, observations, K, prior, noise, iterations, tolerance) -> Solution:
     frames = len(bundle.c2w)
     free = np.ones(FRAME * frames + 1, bool)
     for f in prior.fixed:
@@ -134,14 +136,14 @@ def _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations
         free[6 : FRAME * frames : FRAME] = False
     free[-1] = prior.focal_sigma > 0
     damping, history = 1e-4, []
-    cost, H, g, W, V, gp = _normal_equations(bundle, observations, K, prior, pixel_sigma, depth_sigma)
+    cost, H, g, W, V, gp = _normal_equations(bundle, observations, K, prior, noise)
     converged = False
     for _ in range(iterations):
         history.append(cost)
         step = _solve(H, g, W, V, gp, free, damping)
         if step is not None:
             trial = _move(bundle, *step)
-            trial_cost = evaluate(trial, observations, K, prior, pixel_sigma, depth_sigma)
+            trial_cost = _evaluate(trial, observations, K, prior, noise)
         if step is None or not trial_cost < cost:
             if step is not None and abs(trial_cost - cost) <= tolerance * cost:
                 converged = True
@@ -152,7 +154,7 @@ def _adjust(bundle, observations, K, prior, pixel_sigma, depth_sigma, iterations
             continue
         gain = (cost - trial_cost) / max(cost, 1e-300)
         bundle, damping = trial, max(damping / 5, 1e-9)
-        cost, H, g, W, V, gp = _normal_equations(bundle, observations, K, prior, pixel_sigma, depth_sigma)
+        cost, H, g, W, V, gp = _normal_equations(bundle, observations, K, prior, noise)
         if gain < tolerance:
             converged = True
             break
@@ -204,9 +206,9 @@ def _schur(H, W, V, free, damping) -> np.ndarray:
     return S + damping * np.diag(np.diag(S)) + 1e-12 * np.eye(len(S)) - A.T @ A
 
 
-def evaluate(bundle, observations, K, prior, pixel_sigma, depth_sigma) -> float:
-    """The robust cost of a bundle."""
-    data = _cost(*_arrays(bundle, observations, K), pixel_sigma, depth_sigma)
+def _evaluate(bundle, observations, K, prior, noise) -> float:
+    """The robust cost of a bundle; noise = (pixel sigma, depth sigma, Cauchy width)."""
+    data = _cost(*_arrays(bundle, observations, K), *noise)
     return data + _prior_terms(bundle, prior, None, None, None, None)
 
 
@@ -227,12 +229,12 @@ def _arrays(bundle: Bundle, observations: Observations, K: np.ndarray) -> tuple:
     )
 
 
-def _normal_equations(bundle, observations, K, prior, pixel_sigma, depth_sigma) -> tuple:
+def _normal_equations(bundle, observations, K, prior, noise) -> tuple:
     """cost; H [D,D], g [D] of the cameras (D = 7F + 1); W [P,3,D]; V [P,3,3], gp [P,3] of the points."""
     size, points = FRAME * len(bundle.c2w) + 1, len(bundle.log_depth)
     H, g = np.zeros((size, size)), np.zeros(size)
     W, V, gp = np.zeros((points, 3, size)), np.zeros((points, 3, 3)), np.zeros((points, 3))
-    cost = _accumulate(*_arrays(bundle, observations, K), pixel_sigma, depth_sigma, H, g, W, V, gp)
+    cost = _accumulate(*_arrays(bundle, observations, K), *noise, H, g, W, V, gp)
     cost += _prior_terms(bundle, prior, H, g, V, gp)
     return cost, H, g, W, V, gp
 
@@ -362,10 +364,10 @@ def _cost(
     for o in range(len(frame)):
         f, p, m = frame[o], point[o], measured[o]
         if _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, False):
-            total += 0.5 * np.log1p((r[0] ** 2 + r[1] ** 2) / pixel_sigma**2)
-            total += 0.5 * 4 * np.log1p((r[2] / depth_sigma) ** 2 / 4)
+            total += 0.5 * cauchy**2 * np.log1p((r[0] ** 2 + r[1] ** 2) / (cauchy * pixel_sigma) ** 2)
+            total += 2 * cauchy**2 * np.log1p((r[2] / (2 * cauchy * depth_sigma)) ** 2)
         else:
-            total += 0.5 * np.log1p((BEHIND / pixel_sigma) ** 2)
+            total += 0.5 * cauchy**2 * np.log1p((BEHIND / (cauchy * pixel_sigma)) ** 2)
     return total
 
 
@@ -384,6 +386,7 @@ def _accumulate(
     measured,
     pixel_sigma,
     depth_sigma,
+    cauchy,
     H,
     g,
     W,
@@ -392,7 +395,7 @@ def _accumulate(
 ):
     """Add every observation's weighted normal equations in place; returns the robust cost.
 
-    Cauchy: pixels with width pixel_sigma (and unit weight 1 / pixel_sigma^2), log depth with width 2 depth_sigma."""
+    Cauchy widths: cauchy * pixel_sigma for pixels, 2 * cauchy * depth_sigma for log depth."""
     r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
     column = np.zeros(14, np.int64)
     weight = np.zeros(3)
@@ -400,11 +403,11 @@ def _accumulate(
     for o in range(len(frame)):
         f, p, m = frame[o], point[o], measured[o]
         if not _residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, True):
-            total += 0.5 * np.log1p((BEHIND / pixel_sigma) ** 2)
+            total += 0.5 * cauchy**2 * np.log1p((BEHIND / (cauchy * pixel_sigma)) ** 2)
             continue
-        square = (r[0] ** 2 + r[1] ** 2) / pixel_sigma**2
-        deep = (r[2] / depth_sigma) ** 2 / 4
-        total += 0.5 * np.log1p(square) + 2 * np.log1p(deep)
+        square = (r[0] ** 2 + r[1] ** 2) / (cauchy * pixel_sigma) ** 2
+        deep = (r[2] / (2 * cauchy * depth_sigma)) ** 2
+        total += cauchy**2 * (0.5 * np.log1p(square) + 2 * np.log1p(deep))
         weight[0] = weight[1] = 1 / (pixel_sigma**2 * (1 + square))
         weight[2] = 1 / (depth_sigma**2 * (1 + deep))
         for k in range(7):

@@ -85,9 +85,11 @@ class _Map:
             extended = self._extend(solution.bundle, rows, n)
             if extended is None:
                 break
-            last = n == len(self.keys)
-            solution, rows = self._adjust(*extended, n, 40 if last else 6, free_focal=n >= 8 or last)
-        return solution, len(solution.bundle.c2w), rows
+            solution, rows = self._adjust(*extended, n, 6, free_focal=n >= 8)
+        n = len(solution.bundle.c2w)
+        observations, _ = observe(self.uv, None, self.keys[:n], 3)
+        solution, rows = self._adjust(solution.bundle, observations, rows, n, 60, free_focal=True)
+        return solution, n, rows
 
     def _window(self) -> int:
         """Keyframes of the bootstrap: until the median parallax beyond rotation reaches 3 % of the focal length."""

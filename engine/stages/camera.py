@@ -112,7 +112,9 @@ def _refine(
         scale_sigma=tuning.scale_sigma,
         focal_sigma=focal_sigma,
     )
-    found = adjust(bundle, observations, K, prior, tuning.pixel_sigma, depth_sigma, tuning.iterations, 1e-5).bundle
+    found = adjust(
+        bundle, observations, K, prior, tuning.pixel_sigma, depth_sigma, tuning.iterations, 1e-5, tuning.cauchy
+    ).bundle
     K = K.copy()
     K[[0, 1], [0, 1]] *= np.exp(found.log_focal)
     points = np.full((len(uv), 3), np.nan)

@@ -1,6 +1,7 @@
 """Scene: the depth of all sources brought into one metric depth, and the pixels that stand still."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -130,7 +131,7 @@ def follow_grid(frames: np.ndarray, step: int) -> Flow:
     y, x = (g.reshape(-1) for g in np.mgrid[step // 2 : height : step, step // 2 : width : step])
     small = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (width // 2, height // 2)) for f in frames]
     at = np.minimum(y // 2, height // 2 - 1), np.minimum(x // 2, width // 2 - 1)
-    moves = [2 * dis.calc(a, b, None)[at] for a, b in zip(small[:-1], small[1:], strict=True)]
+    moves = [2 * dis.calc(a, b, None)[at] for a, b in pairwise(small)]
     move = np.stack(moves) if moves else np.zeros((0, len(x), 2), np.float32)
     x_next, y_next = np.rint(x + move[..., 0]).astype(int), np.rint(y + move[..., 1]).astype(int)
     valid = (x_next >= 0) & (x_next < width) & (y_next >= 0) & (y_next < height)

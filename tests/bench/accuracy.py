@@ -18,6 +18,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -104,18 +105,27 @@ def load_models(perception: str, view: View, changes: dict) -> tuple:
     """(clip, models, options of the oracle or None)."""
     clip, models = oracle_from_view(view, OracleOptions(**changes))
     if perception == "embedded":
-        from engine.perception.embedded import embedded
-
-        models = embedded()
+        models = embedded_models()
     return clip, models
 
 
-def measure_world(view: View, perception: str, changes: dict, options: StageOptions) -> dict[str, float | str]:
+def embedded_models() -> Models:
+    """Perception without downloads, with its default options."""
+    from engine.perception import embedded as e
+
+    return Models(e.EmbeddedTracker(e.EmbeddedTrackerOptions()), e.EmbeddedGeometry(e.EmbeddedGeometryOptions()))
+
+
+def measure_world(
+    view: View, perception: str, changes: dict, options: StageOptions, hide_sky: bool = False
+) -> dict[str, float | str]:
     """One row: the view through perception, scene, camera and subjects, beside its truth."""
     clip, models = load_models(perception, view, changes)
     start = time.process_time()
     tracks = models.tracker.track(clip)
     geometry = models.geometry.geometry(clip, tracks)
+    if hide_sky:
+        geometry = replace(geometry, sky=np.zeros_like(geometry.sky))
     depth = models.depth.depth(clip, tracks, geometry) if models.depth else None
     perceived = time.process_time()
     scene = fuse_scene(clip, tracks, geometry, depth, options.scene)
@@ -171,7 +181,19 @@ def world_of(camera: str, seed: int, arguments: argparse.Namespace) -> dict:
     }
 
 
-COLUMNS = ("kind", "path_m", "ate", "sim3", "scale", "rotation_deg", "drift_m", "subject", "iou", "depth_absrel", "flicker")
+COLUMNS = (
+    "kind",
+    "path_m",
+    "ate",
+    "sim3",
+    "scale",
+    "rotation_deg",
+    "drift_m",
+    "subject",
+    "iou",
+    "depth_absrel",
+    "flicker",
+)
 COLUMNS += ("inliers", "cpu_camera_s")
 
 
@@ -186,15 +208,15 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     version = fingerprint(*sources)
     rows = []
     print(f"{'':34}" + " ".join(f"{c[:9]:>9}" for c in COLUMNS), flush=True)
-    for variant, changes, stages in variants(arguments):
+    for variant, changes, stages, hide_sky in variants(arguments):
         for camera in arguments.cameras:
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 world = world_of(camera, seed, arguments)
                 name = f"{variant}-{camera}-{seed}-{arguments.frames}x{world['height']}x{world['width']}"
 
-                def make(world=world, changes=changes, stages=stages, seed=seed) -> dict:
+                def make(world=world, changes=changes, stages=stages, seed=seed, hide_sky=hide_sky) -> dict:
                     view = load_view(cache / "views", **world)
-                    return measure_world(view, arguments.perception, {**changes, "seed": seed}, stages)
+                    return measure_world(view, arguments.perception, {**changes, "seed": seed}, stages, hide_sky)
 
                 row = cached(cache / version / f"{arguments.perception}-{name}.json", make)
                 rows.append({"name": name, "variant": variant, "camera": camera, "seed": seed, **row})
@@ -202,10 +224,10 @@ def run(arguments: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def variants(arguments: argparse.Namespace) -> list[tuple[str, dict, StageOptions]]:
-    """(name, oracle errors, stage options) of every variant asked for."""
+def variants(arguments: argparse.Namespace) -> list[tuple[str, dict, StageOptions, bool]]:
+    """(name, oracle errors, stage options, hide_sky) of every variant asked for."""
     if not arguments.ablations:
-        return [(arguments.perception, {}, StageOptions())]
+        return [(arguments.perception, {}, StageOptions(), False)]
     from tests.bench.ablations import ABLATIONS
 
     return [variant for ablation in ABLATIONS for variant in ablation.variants()]
@@ -255,12 +277,18 @@ def main() -> int:
     parser.add_argument("--perception", choices=("oracle", "embedded"), default="oracle")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 832], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--ablations", action="store_true", help="each imitated error with and without its countermeasure")
+    parser.add_argument(
+        "--ablations", action="store_true", help="each imitated error with and without its countermeasure"
+    )
     parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders of frames *.jpg and masks *.png")
     parser.add_argument("--json", type=Path, help="write all rows here")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    rows = run(arguments)
+    rows = run(arguments) if arguments.seeds else []
+    for folder in arguments.davis:
+        row = davis_row(folder, embedded_models())
+        rows.append({"name": folder.name, "variant": "davis", "camera": "real", "seed": 0, **row})
+        print(f"{folder.name:34} mask IoU {row['iou']:.3f}, {row['subjects']:.0f} subjects", flush=True)
     missed = [] if arguments.ablations else judge(rows, arguments.perception)
     if arguments.json:
         arguments.json.write_text(json.dumps({"goals": GOALS, "missed": missed, "rows": rows}, indent=1) + "\n")

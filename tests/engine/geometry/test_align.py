@@ -28,7 +28,7 @@ def test_exact_data_give_the_maps_exactly():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_fifth_of_wild_depth_is_survived(seed: int):
-    rng, z, d, a, b, matches = clip(seed)
+    rng, z, d, _, _, matches = clip(seed)
     wild = rng.uniform(size=z.shape) < 0.2
     shaken = np.where(wild, z * rng.uniform(0.2, 5, z.shape), z * np.exp(0.03 * rng.normal(size=z.shape)))
     found = align_disparity(d, shaken, matches)
