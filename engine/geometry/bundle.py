@@ -357,7 +357,20 @@ BEHIND = 50.0  # pixels: what a point behind a camera costs
 
 @njit(cache=True)
 def _cost(
-    c2w, log_scale, anchor, ray, log_depth, log_focal, lens, frame, point, uv, measured, pixel_sigma, depth_sigma
+    c2w,
+    log_scale,
+    anchor,
+    ray,
+    log_depth,
+    log_focal,
+    lens,
+    frame,
+    point,
+    uv,
+    measured,
+    pixel_sigma,
+    depth_sigma,
+    cauchy,
 ):
     r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
     total = 0.0

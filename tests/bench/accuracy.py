@@ -5,8 +5,8 @@
     python tests/bench/accuracy.py --ablations --seeds 3
     python tests/bench/accuracy.py --davis FOLDER     (frames *.jpg with masks *.png of the same name)
 
-One row per world, printed when it is done and kept under bench/accuracy/ for as long as the sources stay as they are, so
-that a run that was stopped goes on where it was. Exits with 1 when a goal is missed.
+One row per world, printed when it is done and kept under bench/accuracy/ for as long as the sources stay as they are: a
+run that was stopped goes on where it was. Exits with 1 when a goal is missed.
 
 ATE is the root mean square distance of camera centres after rigid alignment WITHOUT scale (evo's Umeyama alignment), in
 shares of the path's length; `sim3` is the same after alignment with scale; `scale` is the factor of that alignment - 1;
@@ -68,8 +68,9 @@ def path_errors(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def subject_errors(subjects, view: View, labels: np.ndarray) -> dict[str, float]:
-    """Median centre error in units of 5 cm + 2 % of the distance, over observed states whose truth is visible; `matched`
-    is the share of visible (figure, frame) pairs that have one. Found subjects are matched to figures by mask overlap."""
+    """Median centre error in units of 5 cm + 2 % of the distance, over observed states whose truth is visible.
+
+    `matched` is the share of visible (figure, frame) pairs that have one; subjects match figures by mask overlap."""
     world = invert(view.c2w[0])
     errors, visible = [], 0
     for figure in range(len(view.figures)):
