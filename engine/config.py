@@ -101,14 +101,19 @@ def load(arguments: list[str]) -> UnrollOptions:
     from omegaconf.errors import OmegaConfBaseException
 
     _check_keys(arguments)
+    # paths may hold what Hydra's grammar takes for its own (spaces, commas, =, ${): they do not go through it
+    paths = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("input=", "output=")))
+    words = [argument for argument in arguments if not argument.startswith(("input=", "output="))]
     ConfigStore.instance().store(name="unroll_schema", node=UnrollOptions)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name="unroll"):
-            composed = compose("unroll", overrides=[_quoted(argument) for argument in arguments])
+            composed = compose("unroll", overrides=words)
         options: UnrollOptions = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
+    for name, path in paths.items():
+        setattr(options, name, path)
     check(options)
     return options
 
@@ -189,15 +194,6 @@ def _check_keys(arguments: list[str]) -> None:
         if key in groups() and value not in groups()[key]:
             choices = groups()[key]
             raise ConfigError(f"{argument}: choose one of {', '.join(choices)}{_nearest(value, choices)}")
-
-
-def _quoted(argument: str) -> str:
-    """Paths may hold what Hydra's grammar takes for its own (spaces, commas, =): quote input and output."""
-    key, _, value = argument.partition("=")
-    if key not in ("input", "output") or value[:1] in ("'", '"'):
-        return argument
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
 
 
 def _nearest(word: str, choices: typing.Iterable[str]) -> str:

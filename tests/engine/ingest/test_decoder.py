@@ -46,7 +46,7 @@ def test_a_crashing_decoder_is_a_reason_and_the_next_file_works(video):
     with DecodeProcess(DecodeOptions()) as process:
         decoder = Decoder(video, process)
         os.kill(child_of(process), signal.SIGSEGV)
-        with pytest.raises(IngestError, match="died .signal 11") as error:
+        with pytest.raises(IngestError, match=r"died \(signal 11\)") as error:
             decoder.frames(np.arange(3), view_for(96, 160, 48, 80))
         assert error.value.reason is Reason.UNREADABLE
         assert number_of(Decoder(video, process).frames(np.array([5]), view_for(96, 160, 96, 160))[0]) == 5
@@ -66,7 +66,7 @@ def test_a_file_that_needs_too_much_memory(tmp_path):
         pytest.raises(IngestError) as error,
     ):
         survey(current(str(big)), ClipOptions(), ShotOptions(enabled=False), process)
-    assert error.value.reason in (Reason.OUT_OF_MEMORY, Reason.UNREADABLE, Reason.NO_FRAMES)
+    assert error.value.reason is Reason.OUT_OF_MEMORY
 
 
 def test_the_child_dies_with_its_parent(video):
