@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Motion:
-    """`residual` in pixels: over frame pairs the 75th percentile of the 75th percentile residual of the thing's corners,
+    """`residual` in pixels: over frame pairs the 75th percentile of the 75th percentile of the corners' residuals,
     so that neither one limb nor one pair that went wrong decides (0 when `points` is 0). `points` is the median number
     of corners measured per pair."""
 

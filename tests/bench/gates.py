@@ -30,6 +30,8 @@ LEVELS = {
     "3x noise": {"depth_noise": 0.06, "smooth_noise": 0.1, "log_scale_jitter": 0.15, "disparity_smooth_noise": 0.08},
     "10x noise": {"depth_noise": 0.2, "smooth_noise": 0.4, "log_scale_jitter": 0.5, "disparity_smooth_noise": 0.3},
     "no masks": {"subject_dropout": 1.0},
+    "wild focal": {"focal_jitter": 0.5},
+    "no geometry": {"depth_noise": 0.5, "smooth_noise": 1.5, "log_scale_jitter": 1.5, "disparity": False},
 }
 SHOWN = ("pose_inlier_ratio", "pose_reprojection_px", "log_scale_sigma", "depth_flicker", "selfcheck_psnr_db")
 SHOWN += ("selfcheck_depth_absrel", "holistic_coverage")
