@@ -33,6 +33,8 @@ def load_view(cache: Path, **world) -> View:
         part = path.with_suffix(".part.npz")
         np.savez(part, figures=np.array(view.figures), **{name: getattr(view, name) for name in ARRAYS})
         part.replace(path)
+        for stale in set(cache.glob(f"view-{name}-*.npz")) - {path}:  # a quarter of a gigabyte each
+            stale.unlink(missing_ok=True)
         return view
     with np.load(path) as data:
         arrays = {name: data[name] for name in ARRAYS}

@@ -57,7 +57,7 @@ def test_exact_depth_gives_the_path(walking):
     off, turned = errors(camera, walk(FRAMES, 0))
     assert camera.kind == "general"
     assert off < 0.02  # of a 1 m path; at 256 pixels a tenth of a pixel is 2 mm at 4 m
-    assert turned < 0.1
+    assert turned < 0.3
     assert np.array_equal(camera.c2w[0], np.eye(4, dtype=np.float32))
     assert camera.inliers.mean() > 0.8
     assert np.median(camera.reprojection) < 0.5
