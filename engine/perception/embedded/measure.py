@@ -8,7 +8,7 @@ from engine.perception.embedded.pose import Body, PoseNet
 
 
 def find_bodies(net: PoseNet, frames: np.ndarray, labels: np.ndarray, label: int) -> dict[int, Body]:
-    """The body behind a label in every frame where the landmark network agrees with its mask (overlap >= 0.4)."""
+    """The body behind a label in every frame where the landmark network finds one inside its mask."""
     bodies: dict[int, Body] = {}
     previous: Body | None = None
     for t in range(len(frames)):
@@ -44,8 +44,9 @@ def _checked(body: Body, mask: np.ndarray) -> Body | None:
         return None
     part, where = body.paste(*mask.shape)
     own = part > 0.5
-    union = own.sum() + mask.sum() - (own & mask[where]).sum()
-    return body if (own & mask[where]).sum() >= 0.4 * max(union, 1) else None
+    both = (own & mask[where]).sum()
+    # The mask may hold more than the body (a bicycle), the body hardly more than the mask.
+    return body if both >= 0.6 * max(own.sum(), 1) and both >= 0.25 * mask.sum() else None
 
 
 def measure_people(

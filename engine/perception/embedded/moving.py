@@ -15,8 +15,8 @@ class MovingOptions:
     least: float = option(
         0.8, "least difference of a person's and the background's flow for a decision, pixels at half size"
     )
-    steady: int = option(6, "frames on each side over which votes are added, in a window that follows the person")
-    join: float = option(0.35, "least mean vote with which a place next to a person joins the dynamic mask, -1..1")
+    steady: int = option(10, "frames on each side over which votes are added, in a window that follows the person")
+    join: float = option(0.3, "least mean vote with which a place next to a person joins the dynamic mask, -1..1")
     carried: float = option(
         0.12, "least area of a carried or ridden thing that takes the label, as a share of the person's area"
     )
@@ -103,15 +103,16 @@ def _vote(flow, own, anyone, box, image, neighbour, o: MovingOptions) -> np.ndar
     local = cv2.GaussianBlur(flow * own[..., None], (0, 0), GRID / 12) / mass[..., None]
     whole = np.broadcast_to(np.median(flow[own], 0), local.shape)
     free = background.astype(np.float32)
-    stays = _mismatch(here, neighbour, box, behind, free)
+    # Static things nearer or farther than the fitted surface move along the same direction, more or less fast.
+    stays = np.min([_mismatch(here, neighbour, box, k * behind, free) for k in (0.6, 0.8, 1.0, 1.25, 1.6)], 0)
     along = np.full_like(stays, np.inf)
     told = np.zeros(stays.shape, bool)
     for motion in (local, whole):
         apart = np.linalg.norm(motion - behind, axis=-1) > o.least
         along = np.minimum(along, np.where(apart, _mismatch(here, neighbour, box, motion, free), np.inf))
         told |= apart
-    # Three grey levels of difference tell the two apart; places without texture do not vote.
-    vote = np.where(along < stays - 3, 1.0, np.where(stays < along - 3, -1.0, 0.0))
+    # Two grey levels of difference tell the two apart; places without texture do not vote.
+    vote = np.where(along < stays - 2, 1.0, np.where(stays < along - 2, -1.0, 0.0))
     return (vote * told * background).astype(np.float32)
 
 

@@ -42,6 +42,9 @@ def find_sky(
             sky |= part
     if not sky.any():
         return sky
+    # What lies over sky in the picture and is even is sky too: bands of another brightness, clouds.
+    over = np.flip(np.logical_or.accumulate(np.flip(sky, 0), 0), 0)
+    sky |= over & (contrast < 2 * o.texture) & (0.7 * o.brightness < L) & ~blocked & ~near
     # The region's rim takes the half-transparent border of trees and roofs.
     grown = cv2.dilate(sky.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return sky | (grown & (o.brightness - 20 < L) & ~blocked & ~near)
