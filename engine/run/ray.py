@@ -43,16 +43,24 @@ class _Job:
     actor: int = -1
 
 
+def prepare_local() -> None:
+    """Set the environment of a cluster on this machine, before `ray` is imported.
+
+    A token of this process's own: nobody else on the machine can hand work to the cluster.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 leaves CUDA_VISIBLE_DEVICES alone
+
+
 @contextmanager
 def cluster(options: UnrollOptions) -> Iterator[Any]:
     """The `ray` module, connected: to a new cluster of this machine, or to the one at runner.ray.address."""
     ray_options = options.runner.ray
     if ray_options.address == "local":
-        # a token of this process's own: nobody else on the machine can hand work to the cluster
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 leaves CUDA_VISIBLE_DEVICES alone
+        prepare_local()
     import ray
 
     if ray.is_initialized():  # a cluster that the caller made
@@ -66,10 +74,11 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
             dashboard_host="127.0.0.1",
             object_store_memory=_store_bytes(options),
             log_to_driver=False,
+            logging_level="warning",
             _node_ip_address="127.0.0.1",
         )
     else:
-        context = ray.init(address=ray_options.address, log_to_driver=False)
+        context = ray.init(address=ray_options.address, log_to_driver=False, logging_level="warning")
     if ray_options.dashboard and context.dashboard_url:
         print(f"dashboard: http://{context.dashboard_url}", flush=True)
     try:

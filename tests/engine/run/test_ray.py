@@ -1,0 +1,98 @@
+"""The Ray runner: the same bytes as the local one, and no innocent clip is lost whatever dies."""
+
+import os
+from pathlib import Path
+
+import pytest
+from unroll_inputs import WORDS, shards_of, write_input
+
+from engine.config import load
+from engine.run.drive import drive
+from engine.run.ray import prepare_local
+from shards.run import failures, status
+
+pytestmark = pytest.mark.slow  # a cluster takes 10 to 20 s to start
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_input(tmp_path_factory.mktemp("videos"), 5)
+
+
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory):
+    """What the local runner makes of the source."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    assert drive(load([f"input={source}", f"output={out}", *WORDS])) == 0
+    return out
+
+
+def run_on_ray(source, out, *words, **environment) -> int:
+    """Drive a fresh cluster whose workers run `poison.install` first."""
+    prepare_local()
+    import ray
+
+    here = str(Path(__file__).parent)
+    root = str(Path(__file__).resolve().parents[3])
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 << 20,
+        log_to_driver=False,
+        logging_level="warning",
+        runtime_env={
+            "worker_process_setup_hook": "poison.install",
+            "env_vars": {"PYTHONPATH": f"{root}{os.pathsep}{here}", "OMP_NUM_THREADS": "1", **environment},
+        },
+    )
+    try:
+        return drive(load([f"input={source}", f"output={out}", *WORDS, "runner=ray", *words]))
+    finally:
+        ray.shutdown()
+
+
+def test_equal_bytes_and_no_work_the_second_time(source, straight, tmp_path, capfd):
+    """By the command of the verb's own: it starts and ends its cluster."""
+    words = [f"input={source}", f"output={tmp_path / 'out'}", *WORDS, "runner=ray", "runner.ray.cpus=2"]
+    assert drive(load(words)) == 0
+    assert shards_of(tmp_path / "out") == shards_of(straight)
+    capfd.readouterr()
+    assert drive(load(words)) == 0
+    assert "nothing new" in capfd.readouterr().out
+
+
+@pytest.mark.fault
+def test_a_poison_clip_loses_no_innocent(source, straight, tmp_path):
+    """v001 kills every process that looks at it: alone it is found out, the four others are in the shards."""
+    assert run_on_ray(source, tmp_path / "out", "runner.ray.in_flight=3", POISON="v001") == 2
+    assert status(str(tmp_path / "out")).committed == 4
+    (failure,) = failures(str(tmp_path / "out"))
+    assert failure["reason"] == "worker_died"
+    assert failure["uri"].endswith("v001.mp4")
+
+
+@pytest.mark.fault
+def test_a_death_that_was_an_accident_costs_nothing(source, straight, tmp_path):
+    """An actor is killed once, with several clips in flight: the result is that of a run without accident."""
+    for marker in source.glob("*.died"):
+        marker.unlink()
+    assert run_on_ray(source, tmp_path / "out", "runner.ray.in_flight=3", POISON_ONCE="v002") == 0
+    assert (source / "v002.died").exists()
+    assert shards_of(tmp_path / "out") == shards_of(straight)
+
+
+@pytest.mark.fault
+def test_errors_are_tried_again_and_then_explained(source, tmp_path):
+    assert run_on_ray(source, tmp_path / "out", POISON_ERROR="v003") == 2
+    (failure,) = failures(str(tmp_path / "out"))
+    assert (failure["reason"], failure["stage"], failure["attempts"]) == ("perception_failed", "track", 2)
+    assert "this clip disagrees" in failure["traceback"]
+
+
+@pytest.mark.fault
+def test_actors_that_never_start_end_the_run_before_any_clip(source, tmp_path, capsys):
+    assert run_on_ray(source, tmp_path / "out", "runner.ray.setup_attempts=2", POISON_SETUP="1") == 3
+    assert "the weights are gone" in capsys.readouterr().err
+    now = status(str(tmp_path / "out"))
+    assert (now.todo, now.quarantined) == (5, 0)
