@@ -41,6 +41,7 @@ def values(key: str, seed: int, T: int, H: int, W: int, N: int = 1, pair: dict |
         "subjects": [{"label": n + 1, "category": "disc", "identity": identity_name(n), "frame": 4 * n,
                       "box": [0, 0, 16, 20], "score": 0.9} for n in range(N)],
         "camera_kind": "general", "K_source": "prior", "models": {}, "config": "test", "pair": pair, "quality": {},
+        "verdict": "kept", "reasons": [],
         "depth_range": {f"condition_{kind}_depth.mkv": [near, far] for kind in ("anchor", "holistic")},
     }  # fmt: skip
     return members
