@@ -12,6 +12,7 @@ RETRY ?=
 KEY ?=
 OPTIONS ?=
 PAIRS ?=
+CHECK ?=
 SHARDS ?= out/
 MODEL ?= tiny
 EXPERIMENT ?= stage1
@@ -41,6 +42,9 @@ contact-sheet: setup ## Picture of samples as PNG: OUTPUT= KEY="key ..." (all wh
 samples: setup ## Render the sample videos with exact truth into samples/: PAIRS=1 adds a second agent's view
 	@$(RUN) -m engine.synthetic --output samples/ $(if $(PAIRS),--pairs)
 
+weights: setup ## Fetch the foundation models, sizes and licences shown first: CHECK=1 only says what is missing
+	@$(RUN) -m engine.perception.weights $(if $(CHECK),--check) $(OPTIONS)
+
 ##@ Training
 encode: setup ## Encode shards into latent shards: SHARDS= MODEL= OPTIONS="..."
 	@$(RUN) -m trainer.encode shards="$(SHARDS)" model=$(MODEL) $(OPTIONS)
@@ -61,7 +65,10 @@ test-all: setup ## Every test that needs no GPU
 	@$(RUN) -m pytest -q -m "not gpu" $(OPTIONS)
 
 bench: setup ## Speed beside named peers, as ratios
-	@set -e; for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(RUN) $$bench; done
+	@set -e; for bench in $(filter-out %bench_gpu.py %bench_tum.py,$(wildcard tests/bench/bench_*.py)); do echo "== $$bench"; $(RUN) $$bench; done
+
+bench-gpu: setup ## Foundation perception on this machine's GPU: frames/s, busy share, memory
+	@$(RUN) tests/bench/bench_gpu.py $(OPTIONS)
 
 bench-accuracy: setup ## Accuracy on synthetic worlds against exact truth; non-zero when a goal is missed
 	@$(RUN) tests/bench/accuracy.py $(OPTIONS)
@@ -99,4 +106,4 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt --no-deps mediapipe
 	@rm -f $(VENV)/.setup-*; touch $@
 
-.PHONY: shards status verify report contact-sheet samples encode train setup test test-faults test-all bench bench-accuracy lint clean help
+.PHONY: shards status verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-accuracy lint clean help

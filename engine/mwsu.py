@@ -3,6 +3,7 @@
 from engine.perception import Models
 from engine.stages.background import build_backgrounds
 from engine.stages.camera import solve_camera
+from engine.stages.gates import judge
 from engine.stages.identity import pick_identities
 from engine.stages.options import StageOptions
 from engine.stages.quality import measure_quality
@@ -40,6 +41,7 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         holistic_rendering = render_condition(clip.size, camera, subjects, holistic, options.render)
     with watch("quality"):
         quality = measure_quality(clip, scene, camera, subjects, holistic, anchor_rendering, holistic_rendering)
+        judgement = judge(quality, camera.kind, len(identities), options.gates)
     return WorldState(
         clip=clip,
         scene=scene,
@@ -51,4 +53,6 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         holistic_rendering=holistic_rendering,
         identities=identities,
         quality=quality,
+        verdict=judgement.verdict,
+        reasons=judgement.reasons,
     )

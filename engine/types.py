@@ -252,3 +252,5 @@ class WorldState:
     holistic_rendering: Rendering
     identities: tuple[Identity, ...]
     quality: dict[str, float]
+    verdict: Literal["kept", "flagged", "rejected"] = "kept"
+    reasons: tuple[str, ...] = ()  # every quality limit the clip crossed

@@ -91,6 +91,7 @@ def _info(args: argparse.Namespace) -> int:
         "seconds": round(sum(f / rate for f, rate in zip(frames, fps, strict=True)), 3),
         "subjects": sum(table["subjects"].to_pylist()),
         "camera_kinds": dict(sorted(Counter(table["camera_kind"].to_pylist()).items())),
+        "verdicts": dict(sorted(Counter(table["verdict"].to_pylist()).items())),
         "sizes": dict(Counter(f"{h}x{w}" for h, w in zip(heights, widths, strict=True))),
         "pairs": len(set(table["pair_id"].to_pylist()) - {None}),
         "driver": "at work" if now.lease and now.lease["alive"] else "none",
@@ -109,13 +110,13 @@ def _ls(args: argparse.Namespace) -> int:
     if args.json:
         print("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
         return 0
-    print(f"{'key':<26} {'shard':<24} {'T':>4} {'size':>9} {'N':>2} {'camera':<9} {'MB':>7}  source")
+    print(f"{'key':<26} {'shard':<24} {'T':>4} {'size':>9} {'N':>2} {'camera':<9} {'verdict':<9} {'MB':>7}  source")
     for row in rows:
         size = f"{row['height']}x{row['width']}"
         span = f"{row['uri']} {row['start_s']:.2f}-{row['end_s']:.2f} s"
         print(
             f"{row['key']:<26} {row['shard']:<24} {row['frames']:>4} {size:>9} {row['subjects']:>2} "
-            f"{row['camera_kind']:<9} {row['bytes'] / 1e6:>7.1f}  {span}"
+            f"{row['camera_kind']:<9} {row['verdict']:<9} {row['bytes'] / 1e6:>7.1f}  {span}"
         )
     return 0
 

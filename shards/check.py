@@ -66,6 +66,8 @@ def _meta(meta: Any, members: Mapping[str, bytes], key: str | None) -> Iterator[
         yield f"meta.json: key {meta.get('key')!r} is not of the form {schema.KEY.pattern}"
     if key is not None and meta.get("key") != key:
         yield f"meta.json: key is {meta.get('key')!r}, but the sample is filed under {key!r}"
+    if meta.get("verdict") not in schema.VERDICTS:
+        yield f"meta.json: verdict {meta.get('verdict')!r} is none of {schema.VERDICTS}"
     if meta.get("camera_kind") not in schema.CAMERA_KINDS:
         yield f"meta.json: camera_kind {meta.get('camera_kind')!r} is none of {schema.CAMERA_KINDS}"
     frames = meta.get("frames")

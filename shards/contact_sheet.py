@@ -234,6 +234,7 @@ def _header(pen: ImageDraw.ImageDraw, meta: Mapping[str, Any], width: int) -> No
         f"{name}   {source['start_s']:.2f} to {source['end_s']:.2f} s   {meta['frames']} frames, "
         f"{meta['width']} x {meta['height']}, {meta['fps']:g} fps   camera: {meta['camera_kind']}   "
         f"{count} subject{'s' * (count != 1)}   focal: {meta['K_source']}"
+        f"   {meta['verdict']}{': ' if meta['reasons'] else ''}{', '.join(meta['reasons'])}"
     )
     pen.text((MARGIN, MARGIN + 26), line, FAINT, _font(15))
     pen.line([(MARGIN, MARGIN + 52), (width - MARGIN, MARGIN + 52)], fill=LINE)

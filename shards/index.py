@@ -24,6 +24,7 @@ _ROW = [
     ("fps", pa.float64()),
     ("subjects", pa.int32()),
     ("camera_kind", pa.string()),
+    ("verdict", pa.string()),
     ("uri", pa.string()),
     ("start_s", pa.float64()),
     ("end_s", pa.float64()),
@@ -50,6 +51,7 @@ class Row:
     fps: float
     subjects: int
     camera_kind: str
+    verdict: str
     uri: str
     start_s: float
     end_s: float
@@ -70,6 +72,7 @@ def row_of(meta: dict) -> Row:
             fps=float(meta["fps"]),
             subjects=len(meta["subjects"]),
             camera_kind=meta["camera_kind"],
+            verdict=meta["verdict"],
             uri=source["uri"],
             start_s=float(source["start_s"]),
             end_s=float(source["end_s"]),

@@ -25,6 +25,7 @@ HOLE = 255
 
 CAMERA_KINDS = ("static", "rotation", "zoom", "general", "failed")
 HEADING_SOURCES = ("unknown", "velocity", "torso")
+VERDICTS = ("kept", "flagged", "rejected")
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ META: dict[str, Field] = {
     "models": Field(dict, "perception: name -> {version or sha256, licence, ...}"),
     "config": Field(str, "fingerprint of the configuration that made the sample"),
     "quality": Field(dict, "column -> number; see QUALITY"),
+    "verdict": Field(str, f"the run's quality gates: one of {VERDICTS}"),
+    "reasons": Field(list, "every quality limit the clip crossed, in words; empty when kept"),
     "pair": Field((dict, type(None)), "{id, view} when another sample shows the same world at the same time"),
 }
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from engine.options import option
 from engine.stages.background import BackgroundOptions
 from engine.stages.camera import CameraOptions
+from engine.stages.gates import GateOptions
 from engine.stages.identity import IdentityOptions
 from engine.stages.render import RenderOptions
 from engine.stages.scene import SceneOptions
@@ -19,3 +20,4 @@ class StageOptions:
     identity: IdentityOptions = option(IdentityOptions(), "identity crops")
     background: BackgroundOptions = option(BackgroundOptions(), "anchor and holistic clouds")
     render: RenderOptions = option(RenderOptions(), "condition videos")
+    gates: GateOptions = option(GateOptions(), "quality limits: which clips are kept, flagged or rejected")

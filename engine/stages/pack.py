@@ -109,5 +109,7 @@ def _meta(state: WorldState, config: str, scene_range: tuple, condition_range: t
         "models": {**tracks.models, **geometry.models, **state.scene.models},
         "config": config,
         "quality": {name: round(float(value), 6) for name, value in sorted(state.quality.items())},
+        "verdict": state.verdict,
+        "reasons": list(state.reasons),
         "pair": {"id": clip.pair[0], "view": clip.pair[1]} if clip.pair else None,
     }

@@ -61,6 +61,7 @@ def values(key: str, seed: int = 0, T: int = 5, H: int = 16, W: int = 24, N: int
         "subjects": [{"label": n + 1, "category": "person", "identity": identity_name(n), "frame": 0,
                       "box": [0, 0, 6, 8], "score": 0.9} for n in range(N)],
         "camera_kind": "general", "K_source": "prior", "models": {}, "config": "test", "pair": pair,
+        "verdict": "kept", "reasons": [],
         "depth_range": dict.fromkeys(DEPTHS, depth_range),
         "quality": dict.fromkeys(QUALITY, 0.5),
     }  # fmt: skip
@@ -82,6 +83,7 @@ def tiny(key: str, seed: int = 0) -> dict[str, bytes]:
     noise = np.random.default_rng(seed).integers(33, 126, 200 + 100 * (seed % 7)).astype(np.uint8).tobytes()
     meta = {
         "key": key, "frames": 5, "height": 16, "width": 24, "fps": 16.0, "subjects": [], "camera_kind": "general",
+        "verdict": "kept",
         "source": {"uri": "in/x.mp4", "start_s": 0.0, "end_s": 0.25}, "quality": {}, "pair": None,
     }  # fmt: skip
     return {"meta.json": codec.encode("meta.json", meta), "caption.txt": noise}

@@ -53,6 +53,8 @@ def sample() -> dict:
             "width": W,
             "fps": 16,
             "camera_kind": "general",
+            "verdict": "flagged",
+            "reasons": ["depth_flicker 0.3 > 0.2"],
             "K_source": "prior",
             "subjects": [{"label": 1, "identity": "identity_00.png", "frame": 2}],
             "depth_range": {"condition_anchor_depth.mkv": [1, 10], "condition_holistic_depth.mkv": [1, 10]},
