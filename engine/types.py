@@ -164,7 +164,7 @@ class Camera:
     inliers      float32 [T] share of tracked static points that the pose explains
     reprojection float32 [T] median reprojection error, pixels
     scale_t      float32 [T] factor applied to each frame's depth to agree with the clip (MoGe flicker); the
-                 median is 1
+                 robust centre of their logs is 0
     log_scale_sigma  std of the log metric scale of the clip
     up           float32 [3] unit up direction in world axes
     """

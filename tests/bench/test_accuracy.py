@@ -1,0 +1,62 @@
+"""The accuracy bench's own numbers, on paths and masks whose errors are known."""
+
+import numpy as np
+import pytest
+
+from engine.geometry.camera import pose
+from tests.bench.ablations import ABLATIONS
+from tests.bench.accuracy import cached, judge, mask_iou, path_errors
+
+
+def path(frames: int = 30) -> np.ndarray:
+    t = np.linspace(0, 1, frames)
+    return pose(np.repeat(np.eye(3)[None], frames, 0), np.stack([0.2 * np.sin(6 * t), 0.1 * t**2, 4 * t], -1))
+
+
+def test_a_scaled_path_has_that_scale_error_and_no_shape_error():
+    found = path()
+    found[:, :3, 3] *= 1.05
+    errors = path_errors(found, path())
+    assert errors["scale"] == pytest.approx(0.05, abs=1e-6)
+    assert errors["sim3"] == pytest.approx(0, abs=1e-6)
+    assert 0.01 < errors["ate"] < 0.02  # 5 % of the spread about the middle of a 4 m path
+
+
+def test_a_standing_camera_that_moves_has_drift():
+    found = pose(np.repeat(np.eye(3)[None], 5, 0), np.arange(5)[:, None] * [0.0, 0.0, 0.1])
+    errors = path_errors(found, np.repeat(np.eye(4)[None], 5, 0))
+    assert errors["drift_m"] == pytest.approx(0.4)
+
+
+def test_goals_are_missed_aloud():
+    good = {"camera": "walk", "kind": "general", "ate": 0.01, "rotation_deg": 0.1, "scale": -0.01, "subject": 0.5}
+    still = {"camera": "static", "kind": "static"}
+    assert judge([good, still], "oracle") == []
+    assert len(judge([{**good, "ate": 0.02, "scale": -0.05}, {**still, "kind": "general"}], "oracle")) == 3
+    assert len(judge([{**good, "iou": 0.5}], "embedded")) == 1
+
+
+def test_mask_iou_counts_frames_with_people():
+    truth = np.zeros((3, 10, 10), np.uint8)
+    truth[:2, :5] = 1
+    found = truth.copy()
+    found[1, :, 5:] = 0
+    assert mask_iou(found, truth) == pytest.approx(0.75)
+
+
+def test_rows_are_made_once(tmp_path):
+    calls = []
+
+    def make() -> dict:
+        calls.append(1)
+        return {"ate": 0.5}
+
+    assert cached(tmp_path / "a" / "row.json", make) == cached(tmp_path / "a" / "row.json", make) == {"ate": 0.5}
+    assert len(calls) == 1
+
+
+def test_every_ablation_switches_something_off():
+    for ablation in ABLATIONS:
+        with_, without = ablation.variants()
+        assert with_[1] == without[1]
+        assert with_[2:] != without[2:]
