@@ -21,8 +21,8 @@ class ModelOptions:
     name: str = option("phantom_wan_14b", "what the run calls it")
     weights: str | None = option(
         None,
-        "checkpoint: .pth, .safetensors, folder with an index, an export of this trainer, or hf://owner/repo/path; null = "
-        "random weights, allowed with from_scratch only",
+        "checkpoint: .pth, .safetensors, folder with an index, an export of this trainer, or hf://owner/repo/path; "
+        "null = random weights, allowed with from_scratch only",
     )
     revision: str | None = option(None, "revision of an hf:// checkpoint; null = the newest")
     from_scratch: bool = option(False, "random base weights are meant (tiny, benchmarks)")

@@ -51,6 +51,9 @@ class DataOptions:
     )
     workers: int = option(4, "loader processes per rank; 0 loads in the training process")
     prefetch: int = option(2, "batches each loader process prepares ahead")
+    verdicts: list[str] = option(
+        ["kept", "flagged"], "quality verdicts of the engine that are trained on: kept, flagged, rejected"
+    )
     bad_samples: str = option(
         "strict", "strict: a damaged sample stops the training; skip: another takes its place", ("strict", "skip")
     )
@@ -64,6 +67,12 @@ Unit = tuple[str, ...]  # keys of the views of one world, by view name; a single
 
 class DataError(ValueError):
     """The shards cannot serve this training."""
+
+
+def chosen_pairs(dataset: Dataset, options: DataOptions) -> dict[str, tuple[str, str] | None]:
+    """key -> (pair id, view) or None, of the samples whose verdict is asked for."""
+    verdicts = dict(zip(dataset.order, dataset.table["verdict"].to_pylist(), strict=True))
+    return {key: pair for key, pair in dataset.pairs.items() if verdicts[key] in options.verdicts}
 
 
 def split_units(

@@ -1,4 +1,4 @@
-"""What a step costs: FLOPs counted by formula (attention included), model FLOPs utilisation, waiting for data, memory."""
+"""What a step costs: FLOPs by formula (attention included), their utilisation, waiting for data, memory."""
 
 import json
 import time
@@ -120,7 +120,7 @@ def memory(device: torch.device) -> float:
 
 
 class Log:
-    """One JSON object a line in metrics.jsonl, the same scalars to TensorBoard, and to wandb when asked. Rank 0 only."""
+    """One JSON object a line in metrics.jsonl, the same to TensorBoard, and to wandb when asked. Rank 0 only."""
 
     def __init__(self, folder: Path, wandb_project: str | None = None, config: dict | None = None):
         from torch.utils.tensorboard import SummaryWriter

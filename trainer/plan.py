@@ -173,7 +173,8 @@ def page(options: PlanRunOptions) -> str:
         f"({frames}+{references} latent frames x {spatial}), {options.parallel.strategy}, "
         f"checkpointing {options.parallel.checkpointing}, trains {options.optimizer.trainable}",
         f"forward {cost.forward / 1e12:,.1f} TFLOP (attention {cost.attention / cost.forward:.0%}, "
-        f"WSA {cost.wsa / cost.forward:.1%}), step {cost.step(options.optimizer.trainable) / 1e12:,.1f} TFLOP per micro-batch",
+        f"WSA {cost.wsa / cost.forward:.1%}), step {cost.step(options.optimizer.trainable) / 1e12:,.1f} TFLOP, per "
+        "micro-batch",
         "",
         f"{'ranks':>5} {'device':>7}" + "".join(f"{name:>13}" for name in (*Memory.__annotations__, "total")) + "  GiB",
     ]

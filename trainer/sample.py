@@ -17,7 +17,15 @@ from torch import Tensor
 
 from shards import codec
 from trainer.config import SampleOptions, SampleRunOptions, TrainOptions, register, typed
-from trainer.data import Unit, geometry_latents, reference_latents, seeded_noise, split_units, text_embedding
+from trainer.data import (
+    Unit,
+    chosen_pairs,
+    geometry_latents,
+    reference_latents,
+    seeded_noise,
+    split_units,
+    text_embedding,
+)
 from trainer.encode import open_clips
 from trainer.flow import TIMESTEPS, FlowOptions, euler_step, guide, sampling_sigmas
 from trainer.latents import LatentClip
@@ -127,7 +135,7 @@ def main(config: DictConfig) -> None:
     with distributed(options.parallel.timeout_s):
         grid = make_grid(options.parallel, options.data.branches, device.type)
         read, dataset = open_clips(options.shards, options.latents, options.model, options.data, device)
-        units, _ = split_units(dataset.pairs, options.data.branches, held_out=0)
+        units, _ = split_units(chosen_pairs(dataset, options.data), options.data.branches, held_out=0)
         model = build_generator(options.model, "all", options.parallel, grid, device)
         units = units[: options.limit or None]
         for path in sample_units(model, units, read, options, Path(options.output), device, grid, options.seed):

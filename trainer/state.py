@@ -121,8 +121,8 @@ class Checkpoints:
             dcp.load(state, checkpoint_id=path, process_group=self.group)
         except (Exception, dcp.CheckpointException) as error:
             raise CheckpointFailed(
-                f"{path} cannot be resumed from ({_reason(error)}). Same model and optimizer.trainable? Delete the folder to "
-                "fall back to the checkpoint before it"
+                f"{path} cannot be resumed from ({_reason(error)}). Same model and optimizer.trainable? Delete the "
+                "folder to fall back to the checkpoint before it"
             ) from error
         set_model_state_dict(strategy.module, state["model"], options=StateDictOptions(strict=False))
         set_optimizer_state_dict(strategy.module, strategy.optimizer, state["optimizer"], options=TRAINED)

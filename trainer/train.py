@@ -21,7 +21,7 @@ from torch import Tensor
 
 from shards.reader import Loader, StateMismatch
 from trainer.config import ConfigError, TrainOptions, register, typed
-from trainer.data import HeldOutSet, TrainingSample, TrainingStream, split_units, stack
+from trainer.data import HeldOutSet, TrainingSample, TrainingStream, chosen_pairs, split_units, stack
 from trainer.encode import open_clips
 from trainer.export import export
 from trainer.flow import TIMESTEPS, add_noise, velocity_loss
@@ -97,7 +97,7 @@ class Run:
         self.grid = make_grid(options.parallel, data.branches, device.type)
         self.dtype = options.parallel.dtype
         self.read, self.dataset = open_clips(options.shards, options.latents, options.model, data, device)
-        self.training, self.held_out = split_units(self.dataset.pairs, data.branches, data.held_out)
+        self.training, self.held_out = split_units(chosen_pairs(self.dataset, data), data.branches, data.held_out)
         model = build_generator(
             options.model, options.optimizer.trainable, options.parallel, self.grid, device, data.seed
         )

@@ -22,7 +22,7 @@ TOLERANCE = 1e-4  # relative, float32
 
 
 def write(state: dict, folder: Path, form: str) -> Path:
-    """The checkpoint as Wan 1.3B and Phantom 1.3B (.pth), or as Phantom 14B (sharded safetensors with an index) have it."""
+    """The checkpoint in the form of Phantom 1.3B (.pth), or of Phantom 14B (sharded safetensors with an index)."""
     if form == "pth":
         torch.save(state, folder / "Phantom-Wan-1.3B.pth")
         return folder / "Phantom-Wan-1.3B.pth"

@@ -12,7 +12,7 @@ from trainer_worlds import members, write_shards
 
 from shards.dataset import open_dataset
 from shards.run import status
-from trainer.data import DataError, TrainingStream, assemble, draw_dropout, split_units
+from trainer.data import DataError, TrainingStream, assemble, chosen_pairs, draw_dropout, split_units
 from trainer.encode import EncodeOnline, encode_shards, open_clips
 from trainer.latents import ClipOptions, depth_picture, encode_clip, latent_frame, letterbox, pack, unpack
 from trainer.launch import distributed
@@ -67,12 +67,12 @@ def test_latent_clip_round_trip_and_online_equals_ahead(micro):
 
 
 def test_encoding_is_resumable_and_quarantines_what_does_not_fit(micro, tmp_path):
-    o, shards, _, dataset = micro
+    o, shards, _, _ = micro
     long = dataclasses.replace(o.data.clip, frames=9)  # the samples have 5 frames
     with distributed():
         failed = encode_shards(open_dataset(shards), str(tmp_path / "a"), o.model.encoders, long, CPU)
         assert (failed.quarantined, failed.committed) == (6, 0)
-        with pytest.raises(ValueError, match="no sample .* could be encoded"):
+        with pytest.raises(ValueError, match=r"no sample .* could be encoded"):
             open_clips(str(shards), str(tmp_path / "a"), o.model, dataclasses.replace(o.data, clip=long), CPU)
         first = encode_shards(open_dataset(shards), str(tmp_path / "b"), o.model.encoders, o.data.clip, CPU)
         tars = {p.name: p.read_bytes() for p in (tmp_path / "b").glob("*.tar")}
@@ -199,3 +199,9 @@ def test_hashed_words_are_fixed_and_order_matters():
     assert len(text.encode("one two three four five")) == 4
     assert len(text.encode("")) == 1
     assert not dist.is_initialized()
+
+
+def test_samples_are_chosen_by_their_verdict(micro):
+    o, _, _, dataset = micro
+    assert len(chosen_pairs(dataset, o.data)) == 6
+    assert not chosen_pairs(dataset, dataclasses.replace(o.data, verdicts=["rejected"]))

@@ -1,5 +1,7 @@
 """Flow matching: the path and its derivative, the density of sigma, Wan's grid, guidance."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_euler_on_the_true_velocity_returns_the_clean_video():
     g = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(1, 2, 3, 4, 4, generator=g), torch.randn(1, 2, 3, 4, 4, generator=g)
     x, sigmas = noise.clone(), sampling_sigmas(40, 5.0)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         x = euler_step(x, velocity(clean, noise), sigma, following)
     torch.testing.assert_close(x, clean, rtol=1e-4, atol=1e-5)
 

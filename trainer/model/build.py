@@ -25,7 +25,8 @@ def build_generator(
     path = locate(options.weights, options.revision) if options.weights else None
     if path is None and not options.from_scratch:
         raise CheckpointError(
-            f"model.weights is not set for {options.name}: give a checkpoint, or model.from_scratch=true for random weights"
+            f"model.weights is not set for {options.name}: give a checkpoint, or model.from_scratch=true for "
+            "random weights"
         )
     torch.manual_seed(seed)
     # DeepSpeed partitions real parameters itself, so it is given a whole model.

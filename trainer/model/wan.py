@@ -33,7 +33,7 @@ class Checkpoint:
 
 
 def locate(weights: str, revision: str | None = None) -> Path:
-    """A local file or folder as it is; `hf://owner/repo[/file or folder]` from the Hugging Face hub (cached).
+    """A local file or folder as it is; `hf://owner/repo[/file, folder or pattern]` from the hub (cached).
 
     Raises CheckpointError with what to do when there is nothing.
     """
@@ -49,13 +49,15 @@ def locate(weights: str, revision: str | None = None) -> Path:
 
     owner, repo, *inside = weights.removeprefix("hf://").split("/")
     pattern = "/".join(inside)
+    patterns = [pattern, f"{pattern}/*"] if inside else None
     try:
-        root = snapshot_download(
-            f"{owner}/{repo}", revision=revision, allow_patterns=[pattern, f"{pattern}/*"] if inside else None
-        )
+        root = snapshot_download(f"{owner}/{repo}", revision=revision, allow_patterns=patterns)
     except Exception as error:
-        raise CheckpointError(f"cannot fetch {weights} (revision {revision}): {error}") from error
-    return Path(root, *inside)
+        raise CheckpointError(
+            f"cannot fetch {weights} (revision {revision}): {type(error).__name__}: {error}. Behind a mirror set "
+            "HF_ENDPOINT; without a network give a local path"
+        ) from error
+    return Path(root, *inside[:-1]) if "*" in pattern else Path(root, *inside)
 
 
 @contextmanager
@@ -206,7 +208,7 @@ def _kaiming(shape: tuple[int, ...], seed: int, name: str) -> Tensor:
 
 
 def load_vae(weights: str, revision: str | None = None) -> nn.Module:
-    """AutoencoderKLWan from the official `Wan2.1_VAE.pth`, a .safetensors of it, or a diffusers folder; fp32, frozen."""
+    """AutoencoderKLWan of the official `Wan2.1_VAE.pth`, a .safetensors of it or a diffusers folder; float32."""
     from diffusers import AutoencoderKLWan
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
