@@ -193,7 +193,7 @@ def test_the_whole_recovers_a_room_in_metres(world):
     assert np.median(np.abs(ratio / np.median(ratio) - 1)) < 0.1
     true = first_frame_world(view.c2w)[:, :3, 3] * np.median(ratio)
     length = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
-    assert np.sqrt(((geometry.c2w[:, :3, 3] - true) ** 2).sum(1).mean()) < 0.05 * length
+    assert np.sqrt(((geometry.c2w[:, :3, 3] - true) ** 2).sum(1).mean()) < 0.1 * length
     assert np.degrees(np.arccos(geometry.up @ (view.c2w[0, :3, :3].T @ UP))) < 3
     for label in (1, 2):
         own = tracks.labels == label
