@@ -21,7 +21,9 @@ from engine.types import Camera, Clip, Scene, Subjects
 @dataclass
 class SubjectOptions:
     robust: bool = option(True, "False = the plain mean and covariance of every masked pixel, not smoothed in time")
-    erode: int = option(2, "pixels taken off the mask's rim before depth is trusted; MoGe-2 bleeds 1 to 2 pixels")
+    erode: int = option(
+        5, "pixels taken off the mask's rim before depth is trusted: masks are about 2 too large, depth bleeds 2 more"
+    )
     min_pixels: int = option(24, "frames with fewer trusted pixels are bridged; a person 30 m away covers about 24x9")
     depth_sigma: float = option(
         0.03, "relative error of a subject's depth in one frame: smooth error of depth networks"
