@@ -27,7 +27,7 @@ def write_input(folder: Path, count: int, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        wall = np.repeat(np.repeat(rng.integers(30, 220, (16, 28, 3), np.uint8), 4, 0), 4, 1)
+        wall = np.repeat(np.repeat(rng.integers(30, 220, (HEIGHT // 4, WIDTH // 4, 3), np.uint8), 4, 0), 4, 1)
         frames = np.repeat(wall[None], FRAMES, 0)
         depth = np.full((FRAMES, HEIGHT, WIDTH), 4.0, np.float32)
         labels = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
