@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -41,11 +42,15 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class Stop:
-    """SIGTERM and SIGINT ask for a checkpoint and an orderly end after the current step; a second one ends at once."""
+    """SIGTERM and SIGINT ask for a checkpoint and an orderly end after the current step; a second one ends at once.
+
+    Outside the main thread (a Ray worker) signals cannot be caught and are left alone.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self.previous = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+        main = threading.current_thread() is threading.main_thread()
+        self.previous = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT) if main}
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:
