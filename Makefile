@@ -10,6 +10,7 @@ RUNNER ?= local
 LIMIT ?=
 RETRY ?=
 KEY ?=
+TO ?=
 OPTIONS ?=
 PAIRS ?=
 CHECK ?=
@@ -36,8 +37,8 @@ verify: setup ## Recompute every hash, offset, key and schema rule: OUTPUT=
 report: setup ## Write OUTPUT/report.html again
 	@$(RUN) -m engine.run.report "$(OUTPUT)"
 
-contact-sheet: setup ## Picture of samples as PNG: OUTPUT= KEY="key ..." (all when empty)
-	@$(RUN) -m shards contact-sheet "$(OUTPUT)" $(KEY)
+contact-sheet: setup ## Draw samples as PNG into contact-sheets/: OUTPUT= KEY="key ..." TO=
+	@$(RUN) -m shards contact-sheet "$(OUTPUT)" $(KEY) $(if $(TO),--to "$(TO)")
 
 samples: setup ## Render the sample videos with exact truth into samples/: PAIRS=1 adds a second agent's view
 	@$(RUN) -m engine.synthetic --output samples/ $(if $(PAIRS),--pairs)
