@@ -46,3 +46,16 @@ def test_two_ranks_give_the_curve_of_one(shards, alone, tmp_path):
 def test_every_other_strategy_gives_the_curve_of_one(shards, alone, tmp_path):
     pytest.importorskip("deepspeed")
     same_curves(SLOW, shards, alone, tmp_path)
+
+
+@pytest.mark.slow
+def test_deepspeed_resumes_from_its_own_checkpoint(shards, alone, tmp_path):
+    pytest.importorskip("deepspeed")
+    runs = {}
+    for stage in (2, 3):
+        settings = [f"parallel=deepspeed_zero{stage}", "loop.accumulate=1"]
+        runs[f"zero{stage}"] = [*settings, "loop.steps=4"]
+        runs[f"zero{stage}_goes_on"] = [*settings, f"output={tmp_path}/zero{stage}"]  # ten steps, six of them left
+    curves = train_on_ranks(2, runs, shards, tmp_path)
+    assert curves["zero2"] == pytest.approx(alone, rel=TOLERANCE)
+    assert curves["zero3"] == pytest.approx(alone, rel=TOLERANCE)

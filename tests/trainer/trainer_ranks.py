@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing.connection
 import os
 import socket
 import traceback
@@ -54,11 +55,14 @@ def train_on_ranks(world: int, runs: dict[str, list[str]], shards: Path, folder:
     ranks = [context.Process(target=_rank, args=(r, world, port, runs, shards, folder)) for r in range(world)]
     for rank in ranks:
         rank.start()
-    for rank in ranks:
-        rank.join()
+    while any(rank.is_alive() for rank in ranks):
+        multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+        if any(rank.exitcode for rank in ranks):
+            for rank in ranks:
+                rank.terminate()
     failed = [(folder / f"rank{r}.log").read_text() for r in range(world) if ranks[r].exitcode]
     assert not failed, "\n".join(failed)
-    return {name: losses(folder / name) for name in runs}
+    return {name: losses(folder / name) for name in runs if (folder / name).exists()}
 
 
 def _rank(rank: int, world: int, port: int, runs: dict[str, list[str]], shards: Path, folder: Path) -> None:
