@@ -72,6 +72,11 @@ class Body:
         """Where the body's region will be looked for next."""
         return Roi.around(self.points[CENTRE], self.points[RIM])
 
+    def clarity(self, size: tuple[int, int]) -> float:
+        """Mean visibility of the joints that lie inside an image of `size` (width, height); 0 when none does."""
+        inside = ((self.points[:JOINTS] >= 0) & (self.points[:JOINTS] < size)).all(1)
+        return float(self.visibility[inside].mean()) if inside.any() else 0.0
+
     def paste(self, height: int, width: int, scale: float = 1.0) -> tuple[np.ndarray, tuple[slice, slice]]:
         """Foreground probability float32 [h,w] in the part of the image that the region covers, and that part.
 

@@ -72,6 +72,12 @@ def test_every_person_is_found_with_a_tight_mask(walk):
         assert min(iou) > 0.75
 
 
+def test_a_plant_is_nobody():
+    """The rooms' potted plants get presences near 1 from the landmark network."""
+    view = render(make_world("room", "orbit", agents=1, seed=0, frames=9, height=240, width=416))
+    assert track(clip_of(view)).subjects == ()
+
+
 def test_dynamic_holds_the_subjects_and_nearly_all_of_the_truth(walk):
     view, _, tracks = walk
     assert (tracks.dynamic >= (tracks.labels > 0)).all()
