@@ -68,7 +68,7 @@ def beside_edge(depth: np.ndarray, reach: int, tolerance: float) -> np.ndarray:
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     farthest = cv2.dilate(depth, kernel)
     nearest = cv2.erode(np.where(depth > 0, depth, np.float32(np.inf)), kernel)
-    return (depth > 0) & ((depth <= nearest * (1 + tolerance)) | (depth >= farthest * (1 - tolerance)))
+    return (depth > 0) & ((depth / (1 + tolerance) <= nearest) | (depth >= farthest * (1 - tolerance)))
 
 
 def back_project(depth: np.ndarray, keep: np.ndarray, K: np.ndarray, c2w: np.ndarray) -> np.ndarray:
