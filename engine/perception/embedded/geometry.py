@@ -63,15 +63,15 @@ class EmbeddedGeometry:
     def geometry(self, clip: Clip, tracks: Tracks) -> GeometryEstimate:
         """Intrinsics, metric depth, sky, poses in metres and the up direction.
 
-        Works with any tracker's masks. `models["embedded"]` tells which cue gave the scale: "people",
+        Works with any tracker's masks. Poses are None where the camera's motion could not be solved. `models["embedded"]` tells which cue gave the scale: "people",
         "camera_height" or "median_depth".
         """
         o = self.options
         K, K_source = prior_intrinsics(clip, o.focal)
         points = track_points(clip.frames, ~tracks.dynamic, o.points)
         motion = solve_monocular(points, K, 0.0 if clip.K is not None else o.focal.prior_sigma)
-        motion = _believable(motion, points, o.least_parallax * clip.size[1] / 832)
-        if clip.K is None and motion.kind == "general" and motion.quality["focal_log_sigma"] < o.focal.prior_sigma:
+        motion = _believable(motion, points, K, o.least_parallax * clip.size[1] / 832)
+        if clip.K is None and not np.allclose(motion.K[:, 0, 0], K[0, 0], rtol=1e-3):
             K_source = "estimated"
         K, c2w = motion.K, motion.c2w
         people = measure_people(self.net, clip.frames, tracks.labels, len(tracks.subjects), K, o.scale.stature)
@@ -92,7 +92,7 @@ class EmbeddedGeometry:
             depth=depth,
             sky=sky,
             confidence=confidence,
-            c2w=c2w.astype(np.float32),
+            c2w=None if motion.kind == "failed" else c2w.astype(np.float32),
             log_scale_sigma=sigma,
             K_source=K_source,
             up=plane.normal.astype(np.float32),
@@ -214,14 +214,18 @@ class EmbeddedGeometry:
                     confidence[t][mask] = 0.3
 
 
-def _believable(motion: Reconstruction, points: PointTracks, least_parallax: float) -> Reconstruction:
-    """The reconstruction, or one that only turns where the parallax is too small to hold a path."""
+def _believable(motion: Reconstruction, points: PointTracks, K: np.ndarray, least_parallax: float) -> Reconstruction:
+    """The reconstruction; one that only turns where the parallax is too small to hold a path; one at rest with the
+    prior K [3,3] where no solution was found."""
+    nothing = np.full_like(motion.points, np.nan)
+    if motion.kind == "failed":
+        still = np.repeat(np.eye(4)[None], len(motion.c2w), 0)
+        return replace(motion, c2w=still, K=np.repeat(K[None], len(still), 0), points=nothing)
     if motion.kind != "general" or motion.quality["parallax_px"] >= least_parallax:
         return motion
     count = len(motion.c2w)
     uv = points.longest(min(count, max(3, count // 6))).uv.astype(np.float64)
     turning = pose(fit_turning(uv, motion.K[0], zoom=False)[0], np.zeros((count, 3)))
-    nothing = np.full_like(motion.points, np.nan)
     return replace(motion, c2w=turning, kind="rotation", points=nothing)
 
 
