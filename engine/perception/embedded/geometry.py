@@ -63,8 +63,9 @@ class EmbeddedGeometry:
     def geometry(self, clip: Clip, tracks: Tracks) -> GeometryEstimate:
         """Intrinsics, metric depth, sky, poses in metres and the up direction.
 
-        Works with any tracker's masks. Poses are None where the camera's motion could not be solved. `models["embedded"]` tells which cue gave the scale: "people",
-        "camera_height" or "median_depth".
+        Works with any tracker's masks. Poses are None where the camera's motion could not be solved.
+        `models["embedded"]` tells the class of the motion and which cue gave the scale: "people", "camera_height" or
+        "median_depth".
         """
         o = self.options
         K, K_source = prior_intrinsics(clip, o.focal)

@@ -164,14 +164,16 @@ def _join(labels, dynamic, joined, box, label, factor, kernel, o: MovingOptions)
     touching = cv2.dilate(person.astype(np.uint8), kernel, iterations=2) > 0
     rows = np.flatnonzero(person.any(1))
     feet = rows[-1] - 0.1 * (rows[-1] - rows[0])  # the lowest tenth is feet and the ground around them
-    count, part = cv2.connectedComponents((full & ~person).astype(np.uint8))
+    # Nobody carries somebody else, or what is next to somebody else.
+    strangers = cv2.dilate(((labels > 0) & ~person).astype(np.uint8), kernel, iterations=2) > 0
+    count, part = cv2.connectedComponents((full & ~person & ~strangers).astype(np.uint8))
     for k in range(1, count):
         thing = part == k
         if not (thing & touching).any():
             continue
         dynamic |= cv2.dilate(thing.astype(np.uint8), kernel) > 0
         above = thing[: int(feet)].sum() / thing.sum()
-        if above > 0.4 and thing.sum() > o.carried * person.sum():
+        if above > 0.4 and o.carried < thing.sum() / person.sum() < 1:
             # The margin between the person and its thing belongs to them too.
             whole = cv2.morphologyEx((thing | person).astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2) > 0
             labels[whole & (labels == 0)] = label

@@ -183,7 +183,7 @@ def test_sky_is_blue_or_bright_even_and_at_the_top():
 
 
 def test_the_whole_recovers_a_room_in_metres(world):
-    view, clip, tracks, geometry = world
+    view, _, tracks, geometry = world
     assert isinstance(EmbeddedGeometry(EmbeddedGeometryOptions()), Geometry)
     assert geometry.models["embedded"]["scale"] == "people"
     static = (view.labels == 0) & (geometry.confidence > 0.5)

@@ -114,8 +114,7 @@ def test_identities_survive_a_crossing(crossing):
     assert len({usual(o) for o in both}) == 2
 
 
-def test_a_clip_without_people_has_no_subjects(walk):
-    view, clip, _ = walk
+def test_a_clip_without_people_has_no_subjects():
     empty = render(make_world("street", "walk", agents=1, seed=1, frames=5, height=120, width=208))
     tracks = track(clip_of(empty))
     assert tracks.subjects == ()
