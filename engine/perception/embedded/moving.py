@@ -173,7 +173,7 @@ def _join(labels, dynamic, joined, box, label, factor, kernel, o: MovingOptions)
             continue
         dynamic |= cv2.dilate(thing.astype(np.uint8), kernel) > 0
         above = thing[: int(feet)].sum() / thing.sum()
-        if above > 0.4 and o.carried < thing.sum() / person.sum() < 1.6:  # a bicycle is 1.2
+        if above > 0.4 and o.carried < thing.sum() / person.sum() < 3:  # a bicycle with its gaps is 2
             # The margin between the person and its thing belongs to them too.
             whole = cv2.morphologyEx((thing | person).astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2) > 0
             labels[whole & (labels == 0)] = label
