@@ -107,6 +107,8 @@ class GeometryEstimate:
     K_source   "user", "metadata", "estimated" or "prior"
     up         float32 [3] unit up direction in the first camera's frame, or None
     normals    float16 [T,H,W,3] unit surface normals in each frame's camera, when they were asked for, else None
+    world      float64 [4,4] c2w of the first frame in the source's own world, metres, or None. It relates the views of
+               a pair and takes no part in solving: it is told even where the poses are hidden
     """
 
     K: np.ndarray
@@ -119,6 +121,7 @@ class GeometryEstimate:
     K_source: str = "estimated"
     up: np.ndarray | None = None
     normals: np.ndarray | None = None
+    world: np.ndarray | None = None
     models: dict[str, Any] = field(default_factory=dict)
 
 

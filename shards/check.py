@@ -126,8 +126,27 @@ def _meta_numbers(meta: dict, members: Mapping[str, bytes]) -> Iterator[str]:
             if not isinstance(value, int | float) or not math.isfinite(value):
                 yield f"meta.json: quality column {name} is {value!r}, expected a finite number"
     pair = meta.get("pair")
-    if isinstance(pair, dict) and not (pair.get("id") and pair.get("view")):
-        yield f"meta.json: pair is {pair}, expected id and view"
+    if isinstance(pair, dict):
+        if not (pair.get("id") and pair.get("view")):
+            yield f"meta.json: pair is {pair}, expected id and view"
+        for name in sorted(pair.keys() - {"id", "view", "world"}):
+            yield f"meta.json: unknown field pair.{name}"
+        if pair.get("world") is not None:
+            yield from _pair_world(pair["world"])
+
+
+def _pair_world(world: Any) -> Iterator[str]:
+    try:
+        matrix = np.array(world, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        yield f"meta.json: pair.world is {world}, expected 4 rows of 4 finite numbers, or null"
+        return
+    R = matrix[:3, :3]
+    proper = np.abs(R @ R.T - np.eye(3)).max() <= ROTATION_TOLERANCE and np.linalg.det(R) > 0
+    if not proper or not np.allclose(matrix[3], [0, 0, 0, 1]):
+        yield "meta.json: pair.world is no rigid motion: expected a proper rotation and a last row of 0 0 0 1"
 
 
 def _check_video(member: schema.Member, data: bytes, size: dict, meta: dict) -> Iterator[str]:

@@ -161,13 +161,18 @@ META: dict[str, Field] = {
     "quality": Field(dict, "column -> number; see QUALITY"),
     "verdict": Field(str, f"the run's quality gates: one of {VERDICTS}"),
     "reasons": Field(list, "every quality limit the clip crossed, in words; empty when kept"),
-    "pair": Field((dict, type(None)), "{id, view} when another sample shows the same world at the same time"),
+    "pair": Field(
+        (dict, type(None)),
+        "{id, view, world} when another sample shows the same world at the same time. world is c2w of the clip's first "
+        "camera in the world that all views of the id share, 4x4 rows, metres: x_shared = world x; null = unknown",
+    ),
 }
 
 QUALITY: dict[str, str] = {
     "pose_inlier_ratio": "mean share of static tracks explained by the poses, 0..1",
     "pose_reprojection_px": "median reprojection error, pixels",
     "camera_jerk": "99th percentile of the third difference of the camera centre, metres per frame cubed",
+    "camera_jerk_relative": "camera_jerk over the median step of the camera centre (at least 2 cm), 1/frame^2",
     "path_length_m": "length of the camera path, metres",
     "log_scale_sigma": "standard deviation of the log metric scale",
     "depth_flicker": "median relative depth change of static points between frames after alignment",

@@ -107,6 +107,7 @@ class OracleGeometry:
             log_scale_sigma=float(max(sigma, 1e-3)),
             K_source="estimated" if o.focal_jitter else truth.K_source,
             up=None if o.hide_poses else truth.up,
+            world=truth.world,  # where the clip stands in the world of its pair; nothing is solved from it
             models={"geometry": {"oracle": f"seed {o.seed}"}},
         )
 

@@ -209,6 +209,7 @@ def _camera(folder: Folder) -> dict[str, Any]:
             raise ValueError(f"{folder.url}/camera.npz: c2w must be rigid motions [S,4,4], camera to world in metres")
         out["c2w"] = geometry.first_frame_world(c2w).astype(np.float32)
         out["c2w_exact"] = True
+        out["world"] = c2w[0]
         if "up" in arrays:
             out["up"] = (R[0].T @ np.asarray(arrays["up"], np.float64)).astype(np.float32)
     return out

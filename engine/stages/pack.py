@@ -111,5 +111,14 @@ def _meta(state: WorldState, config: str, scene_range: tuple, condition_range: t
         "quality": {name: round(float(value), 6) for name, value in sorted(state.quality.items())},
         "verdict": state.verdict,
         "reasons": list(state.reasons),
-        "pair": {"id": clip.pair[0], "view": clip.pair[1]} if clip.pair else None,
+        "pair": _pair(state),
     }
+
+
+def _pair(state: WorldState) -> dict | None:
+    """The other view's relation to this one: without a common frame two samples of one world could not be compared."""
+    if state.clip.pair is None:
+        return None
+    pair_id, view = state.clip.pair
+    world = state.scene.geometry.world
+    return {"id": pair_id, "view": view, "world": None if world is None else np.asarray(world, float).tolist()}

@@ -55,6 +55,7 @@ class Truth:
             log_scale_sigma=0.001,
             K_source="user",
             up=(v.c2w[0, :3, :3].T @ UP).astype(np.float32),
+            world=v.c2w[0].astype(np.float64),
             models={"geometry": {"truth": "synthetic"}},
         )
 

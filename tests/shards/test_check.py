@@ -85,6 +85,9 @@ BREAKS = {
     "unknown quality column vibe": lambda s: s["meta.json"]["quality"].update(vibe=1),
     "subjects[1].label is 5": lambda s: s["meta.json"]["subjects"][1].update(label=5),
     "pair is {'id': 'a'}": meta("pair", {"id": "a"}),
+    "unknown field pair.when": meta("pair", {"id": "a", "view": "b", "when": 1}),
+    "pair.world is [1, 2]": meta("pair", {"id": "a", "view": "b", "world": [1, 2]}),
+    "pair.world is no rigid motion": meta("pair", {"id": "a", "view": "b", "world": np.diag([-1.0, 1, 1, 1]).tolist()}),
     "is empty": lambda s: s.update({"caption.txt": " "}),
 }
 
