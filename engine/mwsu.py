@@ -35,7 +35,7 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         subjects = unroll_subjects(clip, scene, camera, options.subjects)
         identities = pick_identities(clip, scene, options.identity)
     with watch("background"):
-        anchor, holistic = build_backgrounds(clip, scene, camera, options.background)
+        anchor, holistic = build_backgrounds(clip, scene, camera, options.scene.dilation, options.background)
     with watch("render"):
         anchor_rendering = render_condition(clip.size, camera, subjects, anchor, options.render)
         holistic_rendering = render_condition(clip.size, camera, subjects, holistic, options.render)

@@ -21,26 +21,28 @@ from engine.types import Camera, Clip, Cloud, Scene
 @dataclass
 class BackgroundOptions:
     max_points: int = option(1_000_000, "points of the holistic cloud at most; the pixel grain coarsens to meet it")
-    frames: int = option(41, "frames fused into the holistic cloud, spread over the clip; 0 = all. 41 of 81 keep 95 %")
+    frames: int = option(41, "frames fused into the holistic cloud, spread over the clip; 0 = all")
     median: int = option(5, "side in pixels of the depth median that removes flying pixels: 0 (off), 3 or 5")
     flying: float = option(0.1, "relative deviation from that median above which a pixel is dropped")
     rim: int = option(3, "pixels beyond the static ones, across depth edges, that count where they are on one side")
     rim_tolerance: float = option(0.04, "relative distance from that side's depth; blended edge pixels lie further off")
-    dilation: float = option(0.015, "share of the width that the rim stays away from moving pixels; as scene.dilation")
     min_confidence: float = option(0.05, "pixels below this depth confidence (0..1) are left out")
     threads: int = option(1, "threads that render while fusing")
 
 
-def build_backgrounds(clip: Clip, scene: Scene, camera: Camera, options: BackgroundOptions) -> tuple[Cloud, Cloud]:
+def build_backgrounds(
+    clip: Clip, scene: Scene, camera: Camera, dilation: float, options: BackgroundOptions
+) -> tuple[Cloud, Cloud]:
     """(anchor, holistic) clouds of the clip's static world.
 
     Anchor: the static pixels of frame 0. Holistic: the static pixels of `options.frames` frames, fused. Both use
-    scene.depth * camera.scale_t and the same poses. Either may be empty when nothing static has depth.
+    scene.depth * camera.scale_t and the same poses. `dilation` is the growth of the dynamic mask that made
+    scene.static, as a share of the width (`SceneOptions.dilation`). Either may be empty when nothing static has depth.
     """
     views = Views(
         depth=scene.depth,
         confidence=scene.confidence,
-        static=_background(scene, options),
+        static=_background(scene, dilation, options),
         sky=scene.sky,
         K=camera.K,
         c2w=camera.c2w,
@@ -49,11 +51,11 @@ def build_backgrounds(clip: Clip, scene: Scene, camera: Camera, options: Backgro
     return _anchor(clip, views, options), _holistic(clip, views, options)
 
 
-def _background(scene: Scene, options: BackgroundOptions) -> np.ndarray:
+def _background(scene: Scene, dilation: float, options: BackgroundOptions) -> np.ndarray:
     """bool [T,H,W]: the static pixels, and those that scene.static leaves out only because a depth edge is near."""
     width = scene.depth.shape[2]
     ellipse = cv2.MORPH_ELLIPSE
-    reach = max(1, round(options.dilation * width))
+    reach = max(1, round(dilation * width))
     far = cv2.getStructuringElement(ellipse, (2 * reach + 1, 2 * reach + 1))
     near = cv2.getStructuringElement(ellipse, (2 * options.rim + 1, 2 * options.rim + 1))
     out = scene.static & (scene.confidence >= options.min_confidence)

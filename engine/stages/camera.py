@@ -29,6 +29,15 @@ class CameraOptions:
     bundle: BundleOptions = option(BundleOptions(), "keyframe bundle adjustment")
     keyframe_every: int = option(4, "frames between keyframes (a quarter of a second at 16 fps)")
     inlier_px: float = option(2.0, "reprojection error up to which a pose explains a track, pixels")
+    focal: str = option(
+        "shared",
+        "shared = one lens for the clip, the refined median of the frames' estimates; per_frame = every frame's focal "
+        "length is trusted while the camera travels (a calibrated zoom)",
+        choices=("shared", "per_frame"),
+    )
+    synchronise_scale: bool = option(
+        True, "every frame's depth takes the scale of the path (scale_t); off = the frames' own scales are trusted"
+    )
     focal_sigma_estimated: float = option(
         0.03,
         "uncertainty of the log of a focal length that a model estimated (MoGe-2: about 3 %), refined with the poses",
@@ -65,14 +74,26 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
         solved = _turning_path(uv, depth, motion, K_t)
     else:
         kind = "general"
+        K_t = np.repeat(K[None], len(clip.frames), 0)
+        if per_frame := options.focal == "per_frame":
+            K_t = scene.K.astype(np.float64)
+            uv = _through_lens(uv, K_t, K)
         start = chain_poses(uv, depth, K) if given is None else _start_from(given, uv, depth, K)
         sigma = {"estimated": options.focal_sigma_estimated, "prior": options.focal_sigma_prior}
-        solved, K = _refine(uv, depth, K, sigma.get(scene.geometry.K_source, 0.0), start, motion, options)
-        K_t = np.repeat(K[None], len(clip.frames), 0)
+        focal_sigma = 0.0 if per_frame else sigma.get(scene.geometry.K_source, 0.0)
+        solved, K = _refine(uv, depth, K, focal_sigma, start, motion, options)
+        if not per_frame:
+            K_t = np.repeat(K[None], len(clip.frames), 0)
         errors = reprojection_errors(uv, solved.points, solved.c2w, K)
         if not solved.solved.mean() > 0.5 or share_within(errors, options.inlier_px).mean() < options.failed_inliers:
             kind = "failed"
     return _camera(scene, kind, K_t, solved, errors, motion, options)
+
+
+def _through_lens(uv: np.ndarray, K_t: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """uv [N,T,2] of frames with lenses K_t [T,3,3] as one lens K [3,3] would see the same rays."""
+    lens_t, lens = K_t[:, [0, 1], [0, 1]], K[[0, 1], [0, 1]]
+    return (uv - K_t[:, :2, 2]) / lens_t * lens + K[:2, 2]
 
 
 def _start_from(c2w: np.ndarray, uv: np.ndarray, depth: np.ndarray, K: np.ndarray) -> Trajectory:
@@ -109,7 +130,7 @@ def _refine(
     prior = Prior(
         times=keys.astype(np.float64),
         acceleration_sigma=np.full(len(keys), tuning.acceleration_sigma * typical * calm),
-        scale_sigma=tuning.scale_sigma,
+        scale_sigma=tuning.scale_sigma if options.synchronise_scale else 1e-4,  # 0.01 %: one scale for all frames
         focal_sigma=focal_sigma,
     )
     found = adjust(
@@ -177,6 +198,7 @@ def _camera(
     reprojection = np.where(np.isfinite(reprojection), reprojection, finite.max() if len(finite) else 0.0)
     spread = 1.4826 * float(np.median(np.abs(path.log_scale - np.median(path.log_scale))))
     centres = path.c2w[:, :3, 3]
+    log_scale = path.log_scale if options.synchronise_scale else np.full(count, np.median(path.log_scale))
     third = np.linalg.norm(np.diff(centres, 3, axis=0), axis=1) if count > 3 else np.zeros(1)
     up = np.array([0.0, -1.0, 0.0]) if scene.geometry.up is None else scene.geometry.up
     # The scale is a mean over the frames (its statistical error falls with their number) of heads that share a bias.
@@ -198,7 +220,7 @@ def _camera(
         kind=kind,
         inliers=inliers.astype(np.float32),
         reprojection=reprojection.astype(np.float32),
-        scale_t=np.exp(path.log_scale).astype(np.float32),
+        scale_t=np.exp(log_scale).astype(np.float32),
         log_scale_sigma=log_scale_sigma,
         up=np.asarray(up, np.float32),
         quality=quality,

@@ -28,6 +28,9 @@ class GateOptions:
 
     pose_inlier_ratio: list[float] = option([0.6, 0.3], "poses that explain few of the static tracks are chance")
     pose_reprojection_px: list[float] = option([1.5, 4.0], "tracks are good to 1 px, so poses are to be")
+    camera_jerk_relative: list[float] = option(
+        [10.0, 30.0], "of real hand-held cameras that travel 95 % stay below 9 and all below 14 (docs/quality.md)"
+    )
     log_scale_sigma: list[float] = option(
         [0.3, 0.8], "0.3 is a scale known to a third, 0.8 one known to a factor of two"
     )

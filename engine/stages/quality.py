@@ -5,6 +5,9 @@ import numpy as np
 from engine.types import Camera, Clip, Cloud, Rendering, Scene, Subjects
 from shards.schema import HOLE, QUALITY
 
+# Metres per frame, 0.3 m/s at 16 fps: the sway of a camera held by somebody who stands is no jerky path
+SLOWEST_STEP = 0.02
+
 
 def measure_quality(
     clip: Clip,
@@ -18,12 +21,16 @@ def measure_quality(
     """Every column of QUALITY. Raises KeyError when a stage did not report a number that only it can know."""
     check = self_check(clip, scene, camera, holistic_rendering)
     steps = np.diff(camera.c2w[:, :3, 3].astype(np.float64), axis=0)
-    jerk = np.linalg.norm(np.diff(steps, n=2, axis=0), axis=-1)
+    lengths = np.linalg.norm(steps, axis=-1)
+    third = np.linalg.norm(np.diff(steps, n=2, axis=0), axis=-1)
+    jerk = float(np.percentile(third, 99)) if len(third) else 0.0
+    step = max(float(np.median(lengths)), SLOWEST_STEP) if len(lengths) else SLOWEST_STEP
     found = {
         "pose_inlier_ratio": camera.inliers.mean(),
         "pose_reprojection_px": np.median(camera.reprojection),
-        "camera_jerk": np.percentile(jerk, 99) if len(jerk) else 0.0,
-        "path_length_m": np.linalg.norm(steps, axis=-1).sum(),
+        "camera_jerk": jerk,
+        "camera_jerk_relative": jerk / step,
+        "path_length_m": lengths.sum(),
         "log_scale_sigma": camera.log_scale_sigma,
         "depth_flicker": (scene.quality | camera.quality)["depth_flicker"],
         "depth_confidence": scene.confidence[scene.static].mean() if scene.static.any() else 0.0,

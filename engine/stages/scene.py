@@ -1,6 +1,6 @@
 """Scene: the depth of all sources brought into one metric depth, and the pixels that stand still."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import cv2
@@ -16,6 +16,10 @@ class SceneOptions:
     edge: float = option(0.05, "relative depth change per pixel, |grad z| / z, from which a pixel is a depth edge")
     dilation: float = option(0.015, "growth of the dynamic mask, as a share of the image width")
     minimum_confidence: float = option(0.05, "pixels with a lower depth confidence are not static")
+    remove_sky: bool = option(
+        True,
+        "the sky has no depth; off = keep what geometry says there, where its sky mask takes walls or water for sky",
+    )
     align_stride: int = option(8, "pixels between the samples that align the two depth heads")
     align_scale_sigma: float = option(
         0.05,
@@ -33,6 +37,8 @@ def fuse_scene(
     whole clip; one of kind "disparity" is aligned frame by frame and over time (`engine.geometry.align`). quality has
     depth_flicker before (`_raw`: geometry's depth) and after.
     """
+    if not options.remove_sky:
+        geometry = replace(geometry, sky=np.zeros_like(geometry.sky))
     count = len(clip.frames)
     static = np.stack([static_pixels(t, tracks, geometry, geometry.depth[t], options) for t in range(count)])
     flow = follow_grid(clip.frames, options.align_stride)

@@ -11,10 +11,12 @@ from engine.stages.background import BackgroundOptions, build_backgrounds
 from engine.stages.identity import IdentityOptions, pick_identities
 from engine.stages.quality import measure_quality
 from engine.stages.render import RenderOptions, render_condition
+from engine.stages.scene import SceneOptions
 from engine.stages.subjects import SubjectOptions, unroll_subjects
 from engine.types import Cloud
 from shards.schema import HOLE, QUALITY
 
+DILATION = SceneOptions().dilation
 PIXEL = 0.027  # metres that one pixel covers on the surfaces in the middle of the room, 4.8 m away
 
 
@@ -26,7 +28,7 @@ def truth():
 @pytest.fixture(scope="module")
 def built(truth):
     clip, scene, camera, _ = truth
-    anchor, holistic = build_backgrounds(clip, scene, camera, BackgroundOptions())
+    anchor, holistic = build_backgrounds(clip, scene, camera, DILATION, BackgroundOptions())
     subjects = unroll_subjects(clip, scene, camera, SubjectOptions())
     renders = [render_condition(clip.size, camera, subjects, c, RenderOptions()) for c in (anchor, holistic)]
     return anchor, holistic, subjects, *renders
@@ -95,7 +97,7 @@ def test_frame_scale_is_applied(truth, built):
     right = replace(camera, scale_t=factor)
     subjects = unroll_subjects(clip, wrong, right, SubjectOptions())
     np.testing.assert_allclose(subjects.mean, built[2].mean, atol=1e-3)
-    anchor, holistic = build_backgrounds(clip, wrong, right, BackgroundOptions())
+    anchor, holistic = build_backgrounds(clip, wrong, right, DILATION, BackgroundOptions())
     assert np.percentile(off_surface(holistic.xyz, truth[3]), 99) < 2 * PIXEL
     np.testing.assert_allclose(anchor.xyz, built[0].xyz, atol=1e-3)
 
@@ -163,10 +165,10 @@ def test_points_lie_on_static_surfaces(truth, built):
 
 def test_clouds_are_deterministic_and_bounded(truth, built):
     clip, scene, camera, _ = truth
-    _, again = build_backgrounds(clip, scene, camera, BackgroundOptions(threads=2))
+    _, again = build_backgrounds(clip, scene, camera, DILATION, BackgroundOptions(threads=2))
     for name in ("xyz", "rgb", "frame", "size"):
         assert getattr(again, name).tobytes() == getattr(built[1], name).tobytes()
-    _, small = build_backgrounds(clip, scene, camera, BackgroundOptions(max_points=4000))
+    _, small = build_backgrounds(clip, scene, camera, DILATION, BackgroundOptions(max_points=4000))
     assert 2000 < len(small.xyz) <= 4000
     assert np.median(small.size) > 2 * np.median(built[1].size)
 
@@ -175,7 +177,7 @@ def test_floating_points_are_voted_out(truth):
     clip, scene, camera, w0 = truth
     depth = scene.depth.copy()
     depth[4, 20:60, 20:80] *= 0.5  # one frame sees a ghost
-    _, holistic = build_backgrounds(clip, replace(scene, depth=depth), camera, BackgroundOptions())
+    _, holistic = build_backgrounds(clip, replace(scene, depth=depth), camera, DILATION, BackgroundOptions())
     assert np.percentile(off_surface(holistic.xyz, w0), 99) < 2 * PIXEL
 
 
@@ -184,11 +186,11 @@ def test_sky_has_no_points_and_nothing_static_gives_empty_clouds(truth):
     sky = np.zeros(scene.depth.shape, bool)
     sky[:, :40] = True
     open_air = replace(scene, sky=sky, depth=np.where(sky, 0, scene.depth), static=scene.static & ~sky)
-    anchor, _ = build_backgrounds(clip, open_air, camera, BackgroundOptions())
+    anchor, _ = build_backgrounds(clip, open_air, camera, DILATION, BackgroundOptions())
     uv = project(camera.K[0].astype(float), anchor.xyz.astype(float))[0]
     assert uv[:, 1].min() > 39
     nothing = replace(scene, static=np.zeros_like(scene.static))
-    for cloud in build_backgrounds(clip, nothing, camera, BackgroundOptions()):
+    for cloud in build_backgrounds(clip, nothing, camera, DILATION, BackgroundOptions()):
         assert cloud.xyz.shape == (0, 3)
         assert cloud.rgb.shape == (0, 3)
 
