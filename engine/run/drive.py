@@ -82,6 +82,8 @@ def _run(options: UnrollOptions, stop: Stop) -> int:
                     run.commit_ready()
                 if stop():
                     break
+            if progress.seconds:
+                progress.say(progress.utilisation())
         finished = run.finish()
         if options.report:
             from engine.run.report import write_report
@@ -117,7 +119,7 @@ def _outcomes(
                 why = parse(unit).refused
                 failure = Failure("survey", why["reason"], why["message"], "", True)
                 settle(run.spool, unit, None, failure, unit.attempt + 1)
-                yield Outcome(unit, 0, failure, unit.attempt + 1, {}, 0.0)
+                yield Outcome(unit, 0, failure, unit.attempt + 1, {})
     known = {unit.ident for unit in refused}
     order = {unit.ident: i for i, unit in enumerate(todo)}
     clips = sorted([*clips, *(u for u in todo if u.ident not in known)], key=lambda u: order[u.ident])

@@ -29,4 +29,4 @@ def _do(
         attempt += 1
         done = step("decode", lambda watch: process_unit(unit, models, options, config, process, watch))
     size = settle(spool, unit, done.value, done.failure, attempt)
-    return Outcome(unit, size, done.failure, attempt, done.seconds, done.peak_mb)
+    return Outcome(unit, size, done.failure, attempt, done.stages)

@@ -12,6 +12,9 @@ class RayOptions:
     actors: int = option(0, "perception actors; 0 = one per GPU, or without GPUs one per two CPUs")
     gpus: float = option(-1.0, "GPUs of one actor; -1 = one when the cluster has GPUs and perception uses them, else 0")
     in_flight: int = option(2, "clips in flight per actor: one in the models, one being decoded or unrolled")
+    budget_gb: float = option(
+        0.0, "GiB of decoded clips, depth and masks in flight at once; 0 = 60 % of the cluster's object store"
+    )
     store_gb: float = option(
         0.0, "object store of a local cluster in GiB; 0 = in_flight x actors x 1 GiB, at most 30 % of RAM"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from engine.run.work import Outcome
+from engine.run.work import Outcome, Use
 from shards.store import Store
 
 LINE_S = 10.0  # seconds between plain lines
@@ -20,6 +20,7 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total, self.done, self.failed = total, 0, 0
         self._start = self._said = time.monotonic()
+        self.seconds: dict[str, float] = {}
         bar = sys.stderr.isatty()
         self._bar = tqdm(total=total, unit="clip", dynamic_ncols=True, smoothing=0.1) if bar else None
 
@@ -32,6 +33,8 @@ class Progress:
     def update(self, outcome: Outcome) -> None:
         self.done += 1
         self.failed += outcome.failure is not None
+        for stage, use in outcome.stages.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + use.seconds
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self.failed} quarantined" if self.failed else "")
             self._bar.update()
@@ -45,6 +48,12 @@ class Progress:
         left = (self.total - self.done) / rate if rate else 0
         bad = f", {self.failed} quarantined" if self.failed else ""
         return f"{self.done}/{self.total} clips{bad}, {rate:.3g} clips/s, {_span(left)} left"
+
+    def utilisation(self) -> str:
+        """`busy workers on average over 84 s: decode 0.12, track 0.40, ...; 1.52 in all`."""
+        wall = max(time.monotonic() - self._start, 1e-9)
+        stages = ", ".join(f"{stage} {seconds / wall:.2f}" for stage, seconds in self.seconds.items())
+        return f"busy workers on average over {wall:.0f} s: {stages}; {sum(self.seconds.values()) / wall:.2f} in all"
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr) if self._bar is not None else print(text, file=sys.stderr, flush=True)
@@ -67,9 +76,15 @@ class Events:
         """Lines of a decided unit: its stages, then the whole."""
         unit, failure = outcome.unit, outcome.failure
         base = {"unit": unit.ident, "key": unit.key}
-        rows: list[dict] = [{"stage": name, "seconds": round(s, 4)} for name, s in outcome.seconds.items()]
-        whole = {"stage": "unit", "seconds": round(sum(outcome.seconds.values()), 4), "bytes": outcome.bytes}
-        whole |= {"peak_mb": round(outcome.peak_mb, 1), "attempts": outcome.attempts, "time": round(time.time(), 3)}
+        uses = outcome.stages.values()
+        whole_use = Use(
+            sum(u.seconds for u in uses),
+            sum(u.queue for u in uses),
+            outcome.bytes,
+            max((u.peak_mb for u in uses), default=0.0),
+        )
+        rows = [{"stage": name, **_fields(use)} for name, use in outcome.stages.items()]
+        whole = {"stage": "unit", **_fields(whole_use), "attempts": outcome.attempts, "time": round(time.time(), 3)}
         whole |= {"status": failure.reason if failure else "done"}
         self.lines += [json.dumps(base | row) for row in [*rows, whole]]
         if sum('"stage": "unit"' in line for line in self.lines) >= PART:
@@ -81,6 +96,16 @@ class Events:
             text = "\n".join(self.lines) + "\n"
             self.store.put(f"_events/{self.epoch:06d}-{self.part:04d}.jsonl", text.encode())
             self.part, self.lines = self.part + 1, []
+
+
+def _fields(use: Use) -> dict:
+    """`seconds` of work, `queue` seconds of waiting for a worker, `bytes` made, `peak_mb` of the process."""
+    return {
+        "seconds": round(use.seconds, 4),
+        "queue": round(use.queue, 4),
+        "bytes": use.bytes,
+        "peak_mb": round(use.peak_mb, 1),
+    }
 
 
 def read_events(store: Store) -> list[dict]:

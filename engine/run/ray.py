@@ -1,7 +1,10 @@
 """The Ray runner: CPU task decodes -> actor with the models perceives -> CPU task unrolls, packs and spools.
 
 Frames and depth move between steps through Ray's object store and never through the driver; the driver sees small
-`Step` records. At most `runner.ray.in_flight` clips per actor are anywhere between the first and the last step.
+`Step` records. At most `runner.ray.in_flight` clips per actor, and no more than fit `runner.ray.budget_gb`, are
+anywhere between the first and the last step: while an actor perceives one clip, the next is decoded. A decoded clip
+goes to the first idle actor, so a slow one holds up nobody, and a long video is only many clips of the usual length.
+Nodes may join and leave: actors are added and replaced as the cluster's resources change.
 
 Errors in code are retried like in the local runner. When a process or a node dies, every clip that was in flight
 may have been the cause: these suspects run again one at a time, and only a clip that kills its workers twice while
@@ -10,6 +13,9 @@ it is alone is quarantined.
 
 import os
 import secrets
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,12 +26,30 @@ from engine.config import UnrollOptions
 from engine.ingest.decoder import DecodeProcess
 from engine.ingest.reasons import Reason
 from engine.perception.registry import used
+from engine.run.metrics import Metrics
 from engine.run.threads import pin
-from engine.run.work import Failure, Outcome, SetupError, Step, decode, finish, load_models, perceive, settle, step
-from engine.stopwatch import Stopwatch
+from engine.run.work import (
+    Failure,
+    Meter,
+    Outcome,
+    SetupError,
+    Step,
+    Use,
+    decode,
+    finish,
+    load_models,
+    perceive,
+    settle,
+    step,
+)
 from shards.run import Spool, Unit
+from shards.store import StorageError
 
 SOLO_DEATHS = 2  # a clip that kills its workers this often while alone is the cause
+LOOK_S = 5.0  # seconds between two looks at the cluster's size
+PING_S = 30.0  # an idle actor answers in milliseconds
+BYTES_PER_PIXEL = 12  # of a clip in the object store: RGB 3, two float32 depths 8, labels 1
+STORE_SHARE = 0.6  # of the object store for clips: a step's arguments and results are there together
 
 
 @dataclass
@@ -35,9 +59,9 @@ class _Job:
     unit: Unit
     attempt: int = 1
     solo_deaths: int = 0
-    stage: str = "decode"
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_mb: float = 0.0
+    step: str = "decode"
+    sent: float = 0.0  # when the present step was ordered
+    stages: dict[str, Use] = field(default_factory=dict)
     clip: Any = None  # references to what the steps made
     perceived: Any = None
     actor: int = -1
@@ -66,6 +90,7 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
     if ray.is_initialized():  # a cluster that the caller made
         yield ray
         return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     if ray_options.address == "local":
         context = ray.init(
             address="local",
@@ -79,7 +104,10 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
         )
     else:
         context = ray.init(address=ray_options.address, log_to_driver=False, logging_level="warning")
-    if ray_options.dashboard and context.dashboard_url:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # a node that Ray starts here takes SIGTERM for itself
+            signal.signal(number, handler)
+    if context.dashboard_url:
         print(f"dashboard: http://{context.dashboard_url}", flush=True)
     try:
         yield ray
@@ -101,30 +129,45 @@ class _Driver:
         # a failed system step comes back to us: Ray itself must not run a clip again beside its suspects
         self.decode = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(_decode)
         self.finish = ray.remote(num_cpus=1, max_retries=0)(_finish)
-        gpus, count = self._placement()
-        self.actor_type = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Perception)
         self.shared = ray.put(options)
-        self.actors: list[Any] = [None] * count
-        self.load = [0] * count
+        self.metrics = Metrics()
+        self.actors: dict[int, Any] = {}  # those that are set up
+        self.starting: dict[Any, Any] = {}  # reference to set-up -> actor
+        self.idle: deque[int] = deque()
+        self.started = self.setup_failures = 0
+        self.looked = -LOOK_S
         self.flying: dict[Any, _Job] = {}
+        self.waiting: deque[_Job] = deque()  # decoded, for the next idle actor: none queues behind a slow clip
         self.again: deque[_Job] = deque()
         self.suspects: deque[_Job] = deque()
 
     def run(self, units: Iterator[Unit], stopping: Callable[[], bool]) -> Iterator[Outcome]:
-        for i in range(len(self.actors)):
-            self._start_actor(i)
         while True:
-            solo = bool(self.suspects)
-            room = 1 if solo else self.options.runner.ray.in_flight * len(self.actors)
-            while len(self.flying) < room:
-                job = self._next(units, solo, stopping())
-                if job is None:
-                    break
-                self._submit(job)
-            if not self.flying:
+            self._grow()
+            self._launch(units, stopping)
+            if not self.flying and not self.waiting:
                 return
-            ready, _ = self.ray.wait(list(self.flying), num_returns=1)
-            yield from self._advance(ready[0])
+            ready, _ = self.ray.wait([*self.flying, *self.starting], num_returns=1, timeout=LOOK_S)
+            for reference in ready:
+                if reference in self.starting:
+                    self._set_up(reference)
+                else:
+                    yield from self._advance(reference)
+
+    def _launch(self, units: Iterator[Unit], stopping: Callable[[], bool]) -> None:
+        """Fill the room for clips, and give decoded clips to idle actors."""
+        solo = bool(self.suspects)
+        room = 1 if solo else self.room
+        while len(self.flying) + len(self.waiting) < room:
+            job = self._next(units, solo, stopping())
+            if job is None:
+                break
+            self._submit(job)
+        while self.waiting and self.idle:
+            job, job.actor = self.waiting.popleft(), self.idle.popleft()
+            following, job.perceived = self.actors[job.actor].process.options(num_returns=2).remote(job.clip)
+            self.flying[following] = job
+        self.metrics.flying(len(self.flying) + len(self.waiting))
 
     def _next(self, units: Iterator[Unit], solo: bool, stopping: bool) -> _Job | None:
         if stopping:
@@ -137,22 +180,23 @@ class _Driver:
         return _Job(unit) if unit is not None else None
 
     def _submit(self, job: _Job) -> None:
-        job.stage, job.seconds, job.peak_mb = "decode", {}, 0.0
+        job.step, job.stages, job.sent = "decode", {}, time.monotonic()
         reference, job.clip = self.decode.remote(job.unit, self.shared)
         self.flying[reference] = job
 
     def _advance(self, reference: Any) -> Iterator[Outcome]:
         job = self.flying.pop(reference)
+        if job.step == "perceive":
+            self.idle.append(job.actor)
         try:
             done: Step = self.ray.get(reference)
+        except StorageError as error:  # of the worker's spool
+            raise StorageError(str(error)) from None
         except self.ray.exceptions.RayError as error:
             yield from self._died(job, error)
             return
-        finally:
-            if job.stage == "perceive":
-                self.load[job.actor] -= 1
-        job.seconds |= {name: job.seconds.get(name, 0) + s for name, s in done.seconds.items()}
-        job.peak_mb = max(job.peak_mb, done.peak_mb)
+        job.stages |= _with_queue(done.stages, time.monotonic() - job.sent)
+        job.sent = time.monotonic()
         if done.failure is not None:
             if not done.failure.final and job.attempt < self.options.runner.attempts:
                 job.attempt += 1
@@ -160,13 +204,11 @@ class _Driver:
                     self.again.append(job)
             else:
                 yield self._settled(job, done.failure, 0)
-        elif job.stage == "decode":
-            job.stage, job.actor = "perceive", min(range(len(self.load)), key=self.load.__getitem__)
-            self.load[job.actor] += 1
-            following, job.perceived = self.actors[job.actor].process.options(num_returns=2).remote(job.clip)
-            self.flying[following] = job
-        elif job.stage == "perceive":
-            job.stage = "finish"
+        elif job.step == "decode":
+            job.step = "perceive"
+            self.waiting.append(job)
+        elif job.step == "perceive":
+            job.step = "finish"
             following = self.finish.remote(job.unit, job.clip, job.perceived, self.shared, self.config, self.spool)
             self.flying[following] = job
         else:
@@ -177,7 +219,10 @@ class _Driver:
             settle(self.spool, job.unit, None, failure, job.attempt)
         if self._is_solo(job):
             self.suspects.popleft()
-        return Outcome(job.unit, size, failure, job.attempt, job.seconds, job.peak_mb)
+        job.clip = job.perceived = None
+        outcome = Outcome(job.unit, size, failure, job.attempt, job.stages)
+        self.metrics.decided(outcome)
+        return outcome
 
     def _is_solo(self, job: _Job) -> bool:
         """Suspects fly alone, the first of them at a time, and leave the list when they are decided."""
@@ -185,9 +230,11 @@ class _Driver:
 
     def _died(self, job: _Job, error: Exception) -> Iterator[Outcome]:
         """A worker, an actor or a node is gone, and with it this job's step."""
-        for i in range(len(self.actors)):
-            if not self._alive(i):
-                self._start_actor(i)
+        for i in [i for i in self.idle if not self._alive(i)]:  # the busy ones tell by their own clips
+            self.idle.remove(i)
+            self.ray.kill(self.actors.pop(i))
+        self.looked = -LOOK_S
+        job.clip = job.perceived = None
         if not self._is_solo(job):
             self.suspects.append(job)
             return
@@ -196,36 +243,63 @@ class _Driver:
             memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
             reason = Reason.OUT_OF_MEMORY if memory else Reason.WORKER_DIED
             message = " ".join(str(error).split())[:500]
-            yield self._settled(job, Failure(job.stage, reason.code, message, "", True), 0)
+            yield self._settled(job, Failure(job.step, reason.code, message, "", True), 0)
 
-    def _placement(self) -> tuple[float, int]:
-        """(GPUs of one actor, number of actors)."""
-        wanted, resources = self.options.runner.ray, self.ray.cluster_resources()
-        gpus = wanted.gpus
-        if gpus < 0:
-            gpus = 1.0 if resources.get("GPU", 0) and "foundation" in used(self.options.perception) else 0.0
-        most = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1) // 2)
-        return gpus, wanted.actors or max(1, most)
+    # ------------------------------------------------------------------------------------------- the cluster's size
 
-    def _start_actor(self, i: int) -> None:
-        error: Exception | None = None
-        for _ in range(max(1, self.options.runner.ray.setup_attempts)):
-            actor = self.actor_type.remote(self.shared)
-            try:
-                self.ray.get(actor.setup.remote())
-                self.actors[i] = actor
-                return
-            except self.ray.exceptions.RayError as failed:
-                error = failed
-                self.ray.kill(actor)
-        raise SetupError(f"the perception actor does not start: {error}")
+    def _grow(self) -> None:
+        """Look at the cluster from time to time: actors for what has joined, and in place of what has died."""
+        if time.monotonic() - self.looked < LOOK_S:
+            return
+        self.looked = time.monotonic()
+        gpus, count, room = placement(self.options, self.ray.cluster_resources())
+        self.room = max(1, room)
+        kind = self.ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Perception)
+        for _ in range(count - len(self.actors) - len(self.starting)):
+            actor = kind.remote(self.shared)
+            self.starting[actor.setup.remote()] = actor
+
+    def _set_up(self, reference: Any) -> None:
+        actor = self.starting.pop(reference)
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            self.ray.kill(actor)
+            self.looked = -LOOK_S  # at once another
+            self.setup_failures += 1
+            if self.setup_failures >= max(1, self.options.runner.ray.setup_attempts):
+                raise SetupError(f"the perception actor does not start: {error}") from None
+            return
+        self.setup_failures = 0
+        self.actors[self.started] = actor
+        self.idle.append(self.started)
+        self.started += 1
 
     def _alive(self, i: int) -> bool:
         try:
-            self.ray.get(self.actors[i].ping.remote(), timeout=600)
+            self.ray.get(self.actors[i].ping.remote(), timeout=PING_S)
             return True
         except self.ray.exceptions.RayError:
             return False
+
+
+def placement(options: UnrollOptions, resources: dict[str, float]) -> tuple[float, int, int]:
+    """(GPUs of one actor, number of actors, clips that may be in flight at once) on a cluster of these resources."""
+    wanted, gpus = options.runner.ray, options.runner.ray.gpus
+    if gpus < 0:
+        gpus = 1.0 if resources.get("GPU", 0) and "foundation" in used(options.perception) else 0.0
+    most = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1) // 2)
+    actors = wanted.actors or max(1, most)
+    height, width = options.render.size
+    clip = BYTES_PER_PIXEL * options.clip.frames * height * width
+    budget = wanted.budget_gb * 2**30 or STORE_SHARE * resources.get("object_store_memory", float("inf"))
+    return gpus, actors, int(max(1, min(wanted.in_flight * actors, budget // clip)))
+
+
+def _with_queue(stages: dict[str, Use], elapsed: float) -> dict[str, Use]:
+    """The stages of a step that took `elapsed` seconds from order to answer: the first one had to wait."""
+    waited = max(0.0, elapsed - sum(use.seconds for use in stages.values()))
+    return {name: replace(use, queue=0.0 if i else waited) for i, (name, use) in enumerate(stages.items())}
 
 
 class Perception:
@@ -261,7 +335,7 @@ def _decode(unit: Unit, options: UnrollOptions) -> tuple[Step, Any]:
 
 
 def _finish(unit: Unit, clip: Any, perceived: Any, options: UnrollOptions, config: str, spool: Spool) -> Step:
-    def action(watch: Stopwatch) -> int:
+    def action(watch: Meter) -> int:
         members = finish(clip, perceived, options, config, watch)
         with watch("spool"):
             return settle(spool, unit, members, None, 1)

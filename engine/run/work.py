@@ -1,10 +1,14 @@
 """What is done with one unit: decode, perceive, unroll and pack. Both runners call these functions and no others."""
 
+import dataclasses
 import resource
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from engine.config import UnrollOptions
 from engine.ingest.clip import read_clip
@@ -20,6 +24,7 @@ from engine.stages.pack import pack
 from engine.stopwatch import Stopwatch
 from engine.types import Clip
 from shards.run import Spool, Unit
+from shards.store import StorageError
 
 Members = dict[str, bytes]
 
@@ -51,13 +56,23 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Use:
+    """What one stage of one unit took: wall seconds of work, seconds it waited for a worker before, bytes it made,
+    peak memory of its process in MiB."""
+
+    seconds: float
+    queue: float = 0.0
+    bytes: int = 0
+    peak_mb: float = 0.0
+
+
+@dataclass(frozen=True)
 class Step:
-    """One step of a unit in one worker: its result or its failure, wall seconds per stage, peak memory in MiB."""
+    """One step of a unit in one worker: its result or its failure, and the use of every stage."""
 
     value: Any
     failure: Failure | None
-    seconds: dict[str, float]
-    peak_mb: float
+    stages: dict[str, Use]
 
 
 @dataclass(frozen=True)
@@ -68,27 +83,51 @@ class Outcome:
     bytes: int
     failure: Failure | None
     attempts: int
-    seconds: dict[str, float]
-    peak_mb: float
+    stages: dict[str, Use]
+
+
+class Meter(Stopwatch):
+    """A stopwatch that also keeps every stage's peak memory and the bytes that the stage says it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: dict[str, int] = {}
+        self.peak_mb: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        _reset_peak()
+        try:
+            with super().__call__(stage):
+                yield
+        finally:
+            self.peak_mb[stage] = max(self.peak_mb.get(stage, 0.0), _peak_mb())
+
+    def uses(self) -> dict[str, Use]:
+        """Per stage, in order of first appearance."""
+        seconds = self.seconds.items()
+        return {k: Use(s, 0.0, self.bytes.get(k, 0), self.peak_mb.get(k, 0.0)) for k, s in seconds}
 
 
 def process_unit(
-    unit: Unit, models: Models, options: UnrollOptions, config: str, process: DecodeProcess, watch: Stopwatch
+    unit: Unit, models: Models, options: UnrollOptions, config: str, process: DecodeProcess, watch: Meter
 ) -> Members:
     """A unit's sample, start to end. `config` is the run's fingerprint."""
     clip = decode(unit, options, process, watch)
     return finish(clip, perceive(clip, models, watch), options, config, watch)
 
 
-def decode(unit: Unit, options: UnrollOptions, process: DecodeProcess, watch: Stopwatch) -> Clip:
+def decode(unit: Unit, options: UnrollOptions, process: DecodeProcess, watch: Meter) -> Clip:
     """The frames of a unit."""
     plan = parse(unit)
     height, width = options.render.size
     with watch("decode"):
-        return read_clip(unit.key, plan.source, plan.reader, plan.window, (height, width), options.clip, process)
+        clip = read_clip(unit.key, plan.source, plan.reader, plan.window, (height, width), options.clip, process)
+    watch.bytes["decode"] = clip.frames.nbytes
+    return clip
 
 
-def perceive(clip: Clip, models: Models, watch: Stopwatch) -> Perceived:
+def perceive(clip: Clip, models: Models, watch: Meter) -> Perceived:
     """All that models say of a clip."""
     with watch("track"):
         tracks = models.tracker.track(clip)
@@ -96,24 +135,28 @@ def perceive(clip: Clip, models: Models, watch: Stopwatch) -> Perceived:
         geometry = models.geometry.geometry(clip, tracks)
     with watch("depth"):
         depth = models.depth.depth(clip, tracks, geometry) if models.depth else None
+    watch.bytes |= {"track": _nbytes(tracks), "geometry": _nbytes(geometry), "depth": _nbytes(depth)}
     return Perceived(tracks, geometry, depth)
 
 
-def finish(clip: Clip, perceived: Perceived, options: UnrollOptions, config: str, watch: Stopwatch) -> Members:
+def finish(clip: Clip, perceived: Perceived, options: UnrollOptions, config: str, watch: Meter) -> Members:
     """Geometry, rendering and packing; needs no model."""
     state = unroll_clip(clip, perceived.models(), options, watch)
     with watch("pack"):
-        return pack(state, config)
+        members = pack(state, config)
+    watch.bytes["pack"] = sum(len(data) for data in members.values())
+    return members
 
 
-def step(name: str, action: Callable[[Stopwatch], Any]) -> Step:
-    """Run one step of a unit and turn whatever it raises into a Failure."""
-    watch, value, failure = Stopwatch(), None, None
-    _reset_peak()
+def step(name: str, action: Callable[[Meter], Any]) -> Step:
+    """Run one step of a unit and turn whatever it raises into a Failure; only StorageError passes: no clip's fault."""
+    watch, value, failure = Meter(), None, None
     try:
         value = action(watch)
     except IngestError as error:
         failure = Failure("decode", error.reason.code, str(error), "", error.reason not in TRANSIENT)
+    except StorageError:
+        raise
     except MemoryError as error:
         failure = Failure(_last(watch, name), Reason.OUT_OF_MEMORY.code, str(error), traceback.format_exc(), False)
     except Exception as error:
@@ -121,7 +164,7 @@ def step(name: str, action: Callable[[Stopwatch], Any]) -> Step:
         reason = Reason.PERCEPTION_FAILED if where in ("track", "geometry", "depth") else Reason.UNROLL_FAILED
         message = f"{type(error).__name__}: {error}"
         failure = Failure(where, reason.code, message, traceback.format_exc(), False)
-    return Step(value, failure, dict(watch.seconds), _peak_mb())
+    return Step(value, failure, watch.uses())
 
 
 def settle(spool: Spool, unit: Unit, members: Members | None, failure: Failure | None, attempts: int) -> int:
@@ -143,9 +186,18 @@ def settle(spool: Spool, unit: Unit, members: Members | None, failure: Failure |
 TRANSIENT = (Reason.UNREADABLE, Reason.TIMEOUT, Reason.OUT_OF_MEMORY)
 
 
-def _last(watch: Stopwatch, default: str) -> str:
+def _last(watch: Meter, default: str) -> str:
     """The stage that was running when an error came: the last one that was timed."""
     return next(reversed(watch.seconds), default)
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of the arrays in a dataclass."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if dataclasses.is_dataclass(value):
+        return sum(_nbytes(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return 0
 
 
 def _reset_peak() -> None:
