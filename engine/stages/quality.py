@@ -20,17 +20,10 @@ def measure_quality(
 ) -> dict[str, float]:
     """Every column of QUALITY. Raises KeyError when a stage did not report a number that only it can know."""
     check = self_check(clip, scene, camera, holistic_rendering)
-    steps = np.diff(camera.c2w[:, :3, 3].astype(np.float64), axis=0)
-    lengths = np.linalg.norm(steps, axis=-1)
-    third = np.linalg.norm(np.diff(steps, n=2, axis=0), axis=-1)
-    jerk = float(np.percentile(third, 99)) if len(third) else 0.0
-    step = max(float(np.median(lengths)), SLOWEST_STEP) if len(lengths) else SLOWEST_STEP
     found = {
         "pose_inlier_ratio": camera.inliers.mean(),
         "pose_reprojection_px": np.median(camera.reprojection),
-        "camera_jerk": jerk,
-        "camera_jerk_relative": jerk / step,
-        "path_length_m": lengths.sum(),
+        **path_quality(camera.c2w[:, :3, 3].astype(np.float64)),
         "log_scale_sigma": camera.log_scale_sigma,
         "depth_flicker": (scene.quality | camera.quality)["depth_flicker"],
         "depth_confidence": scene.confidence[scene.static].mean() if scene.static.any() else 0.0,
@@ -41,6 +34,16 @@ def measure_quality(
         **check,
     }
     return {name: float(found[name]) for name in QUALITY}
+
+
+def path_quality(centres: np.ndarray) -> dict[str, float]:
+    """camera_jerk, camera_jerk_relative and path_length_m of camera centres [T,3], metres."""
+    steps = np.diff(centres, axis=0)
+    lengths = np.linalg.norm(steps, axis=-1)
+    third = np.linalg.norm(np.diff(steps, n=2, axis=0), axis=-1)
+    jerk = float(np.percentile(third, 99)) if len(third) else 0.0
+    step = max(float(np.median(lengths)), SLOWEST_STEP) if len(lengths) else SLOWEST_STEP
+    return {"camera_jerk": jerk, "camera_jerk_relative": jerk / step, "path_length_m": float(lengths.sum())}
 
 
 def coverage(rendering: Rendering) -> float:

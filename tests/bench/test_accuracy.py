@@ -1,11 +1,14 @@
 """The accuracy bench's own numbers, on paths and masks whose errors are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from engine.geometry.camera import pose
-from tests.bench.ablations import ABLATIONS
-from tests.bench.accuracy import cached, judge, mask_iou, path_errors
+from engine.stages.options import StageOptions
+from tests.bench.ablations import ABLATIONS, judge_gains
+from tests.bench.accuracy import cached, cloud_errors, judge, mask_iou, path_errors
 
 
 def path(frames: int = 30) -> np.ndarray:
@@ -30,9 +33,11 @@ def test_a_standing_camera_that_moves_has_drift():
 
 def test_goals_are_missed_aloud():
     good = {"camera": "walk", "kind": "general", "ate": 0.01, "rotation_deg": 0.1, "scale": -0.01, "subject": 0.5}
+    good |= {"seed": 0, "flicker": 0.02, "flicker_raw": 0.05}
     still = {"camera": "static", "kind": "static"}
     assert judge([good, still], "oracle") == []
     assert len(judge([{**good, "ate": 0.02, "scale": -0.05}, {**still, "kind": "general"}], "oracle")) == 3
+    assert len(judge([{**good, "flicker": 0.03}, still], "oracle")) == 1
     assert len(judge([{**good, "iou": 0.5}], "embedded")) == 1
 
 
@@ -59,4 +64,31 @@ def test_every_ablation_switches_something_off():
     for ablation in ABLATIONS:
         with_, without = ablation.variants()
         assert with_[1] == without[1]
-        assert with_[2:] != without[2:]
+        assert with_[2] == StageOptions() != without[2]
+        assert ablation.metrics
+
+
+def test_an_ablation_without_gain_is_missed_aloud():
+    def rows(with_: float, without: float) -> list[dict]:
+        names = [(f"{a.name}{side}", a) for a in ABLATIONS for side in "+-"]
+        return [{"variant": n, **dict.fromkeys(a.metrics, with_ if n.endswith("+") else without)} for n, a in names]
+
+    every = sum(len(a.metrics) for a in ABLATIONS)
+    assert judge_gains(rows(0.01, 0.02)) == []
+    assert len(judge_gains(rows(0.02, 0.02))) == len(judge_gains(rows(0.02, 0.01))) == every
+    assert len(judge_gains(rows(float("nan"), 0.02))) == every
+
+
+def test_points_before_the_sky_are_a_wall_and_points_between_surfaces_fly():
+    height, width = 20, 30
+    depth = np.full((1, height, width), 4.0, np.float32)
+    depth[:, :6] = 0  # the sky
+    K = np.array([[[20.0, 0, 15], [0, 20, 10], [0, 0, 1]]])
+    still = SimpleNamespace(c2w=np.eye(4)[None], K=K)
+    uvz = np.array(
+        [[5.5, 15.5, 4.0], [9.5, 15.5, 4.1], [9.5, 15.5, 3.0], [9.5, 2.5, 40.0]]
+    )  # right, right, flying, wall
+    xyz = np.c_[(uvz[:, :2] - K[0, :2, 2]) / 20 * uvz[:, 2:], uvz[:, 2]].astype(np.float32)
+    cloud = SimpleNamespace(xyz=xyz, frame=np.zeros(4, np.int32))
+    found = cloud_errors(cloud, still, SimpleNamespace(depth=depth))
+    assert found == {"wall": 0.25, "flying": 0.5, "cloud_points": 4.0}

@@ -12,11 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ARRAYS = ("frames", "depth", "labels", "K", "c2w", "centroid", "root", "heading")
 
 
-def fingerprint(*folders: str) -> str:
-    """12 hex digits of the sources under the given folders: a result is kept only while they stay the same."""
+def fingerprint(*sources: str) -> str:
+    """12 hex digits of the given files and of the sources under the given folders: a result is kept only while they
+    stay the same."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+    for source in sources:
+        given = ROOT / source
+        for path in sorted(given.rglob("*.py")) if given.is_dir() else [given]:
             digest.update(path.relative_to(ROOT).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
