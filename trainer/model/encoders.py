@@ -31,7 +31,8 @@ class EncoderOptions:
     )
     text_weights: str = option(
         "hf://Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-        "folder or hf:// repository with text_encoder/ and tokenizer/; Phantom uses Wan2.1's umT5",
+        "folder or hf:// repository with text_encoder/ and tokenizer/ (diffusers), or with models_t5*.pth and "
+        "google/umt5-xxl/ (hf://Wan-AI/Wan2.1-T2V-1.3B); Phantom uses Wan2.1's umT5",
     )
     revision: str | None = option(None, "revision of the hf:// repositories; null = the newest")
     patch: int = option(4, "space_to_depth: pixels per latent cell side; channels are 12 patch^2")
@@ -130,7 +131,8 @@ def load_encoders(options: EncoderOptions, device: torch.device, text: bool = Tr
 
     `text=False` leaves the 5.7 B text encoder out where only pictures are decoded.
     """
-    from trainer.model.wan import load_text_encoder, load_vae
+    from trainer.model.umt5 import load_text_encoder
+    from trainer.model.wan import load_vae
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if options.video == "wan":

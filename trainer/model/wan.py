@@ -1,4 +1,4 @@
-"""Weights: official Wan2.1 and Phantom-Wan checkpoints, ours, and the frozen VAE and text encoder.
+"""Weights: official Wan2.1 and Phantom-Wan checkpoints, ours, and the frozen VAE. The text encoder is in `umt5`.
 
 Key names are translated by diffusers' single-file converters; nothing is mapped here. A checkpoint is opened lazily
 and read tensor by tensor, each rank keeping its own shard, so 14B is never materialised on a rank.
@@ -32,9 +32,10 @@ class Checkpoint:
     read: Callable[[str], Tensor]
 
 
-def locate(weights: str, revision: str | None = None) -> Path:
+def locate(weights: str, revision: str | None = None, only: list[str] | None = None) -> Path:
     """A local file or folder as it is; `hf://owner/repo[/file, folder or pattern]` from the hub (cached).
 
+    `only` are patterns of the files to fetch where a whole repository is named; None = all.
     Raises CheckpointError with what to do when there is nothing.
     """
     if not weights.startswith("hf://"):
@@ -49,7 +50,7 @@ def locate(weights: str, revision: str | None = None) -> Path:
 
     owner, repo, *inside = weights.removeprefix("hf://").split("/")
     pattern = "/".join(inside)
-    patterns = [pattern, f"{pattern}/*"] if inside else None
+    patterns = [pattern, f"{pattern}/*"] if inside else only
     try:
         root = snapshot_download(f"{owner}/{repo}", revision=revision, allow_patterns=patterns)
     except Exception as error:
@@ -222,23 +223,15 @@ def load_vae(weights: str, revision: str | None = None) -> nn.Module:
             state = {name: checkpoint.read(name).float() for name in checkpoint.names}
         if not any(name.startswith("encoder.down_blocks") for name in state):
             state = convert_wan_vae_to_diffusers(state)
-        _load_strictly(vae, state, path)
+        load_strictly(vae, state, path)
     return vae.eval().requires_grad_(False)
 
 
-def load_text_encoder(weights: str, revision: str | None = None) -> tuple[nn.Module, Callable]:
-    """(UMT5EncoderModel, tokenizer) from a folder with `text_encoder/` and `tokenizer/` (the diffusers layout)."""
-    from transformers import AutoTokenizer, UMT5EncoderModel
-
-    path = locate(weights, revision)
-    for part in ("text_encoder", "tokenizer"):
-        if not (path / part).is_dir():
-            raise CheckpointError(f"{path} has no {part}/; use a diffusers-format Wan2.1 folder")
-    encoder = UMT5EncoderModel.from_pretrained(path / "text_encoder", dtype=torch.bfloat16)
-    return encoder.eval().requires_grad_(False), AutoTokenizer.from_pretrained(path / "tokenizer")
-
-
-def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Give a module (perhaps on the meta device) the tensors of a file. CheckpointError when keys or shapes differ."""
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+    except RuntimeError as error:  # a wrong shape
+        raise CheckpointError(f"{path} does not fit the model: {error}") from error
     if missing or unexpected:
         raise CheckpointError(_difference(path, missing, unexpected, []))
