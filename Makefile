@@ -10,6 +10,8 @@ RUNNER ?= local
 LIMIT ?=
 RETRY ?=
 KEY ?=
+UNIT ?=
+CLUSTER ?= http://127.0.0.1:8265
 TO ?=
 OPTIONS ?=
 PAIRS ?=
@@ -30,6 +32,13 @@ shards: setup $(if $(filter samples/,$(INPUT)),samples) ## Turn videos into veri
 
 status: setup ## What a run has done so far: OUTPUT=
 	@$(RUN) -m shards info "$(OUTPUT)"
+
+submit: setup ## Run `shards` as a job of a Ray cluster: CLUSTER=http://head:8265 INPUT=s3://... OUTPUT=s3://... OPTIONS="..."
+	@$(RUN) -m engine.run.submit "$(CLUSTER)" input="$(INPUT)" output="$(OUTPUT)" perception=$(PERCEPTION) \
+	  $(if $(LIMIT),limit=$(LIMIT)) $(if $(RETRY),retry=$(RETRY)) $(OPTIONS)
+
+logs: setup ## Failures with their tracebacks, from the output alone: OUTPUT= KEY= or UNIT= adds a clip's events
+	@$(RUN) -m engine.run.logs "$(OUTPUT)" $(if $(KEY),--key "$(KEY)") $(if $(UNIT),--unit "$(UNIT)")
 
 verify: setup ## Recompute every hash, offset, key and schema rule: OUTPUT=
 	@$(RUN) -m shards verify "$(OUTPUT)"
@@ -107,4 +116,4 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt --no-deps mediapipe
 	@rm -f $(VENV)/.setup-*; touch $@
 
-.PHONY: shards status verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-accuracy lint clean help
+.PHONY: shards status submit logs verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-accuracy lint clean help
