@@ -1,5 +1,7 @@
 """From a world state to the members of a sample, as bytes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from engine.types import Cloud, WorldState
@@ -10,7 +12,7 @@ from shards.schema import CAMERA_KINDS, SCHEMA_VERSION, identity_name
 DEPTH_STEP = 1e-3
 
 
-def pack(state: WorldState, config: str) -> dict[str, bytes]:
+def pack(state: WorldState, config: str, threads: int = 1) -> dict[str, bytes]:
     """Every member of the sample by name. `config` is the fingerprint of the run's configuration.
 
     Equal states give equal bytes: no time stamps, sorted JSON, one encoder thread.
@@ -60,7 +62,9 @@ def pack(state: WorldState, config: str) -> dict[str, bytes]:
     if clip.caption:
         values["caption.txt"] = clip.caption
     values["meta.json"] = _meta(state, config, scene_range, condition_range)
-    return {name: codec.encode(name, value, fps=clip.fps) for name, value in sorted(values.items())}
+    with ThreadPoolExecutor(threads) as pool:  # encoders run outside the interpreter's lock, each by itself
+        encoded = pool.map(lambda item: codec.encode(*item, fps=clip.fps), sorted(values.items()))
+        return dict(zip(sorted(values), encoded, strict=True))
 
 
 def _cloud(cloud: Cloud) -> dict[str, np.ndarray]:
