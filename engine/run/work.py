@@ -143,7 +143,7 @@ def finish(clip: Clip, perceived: Perceived, options: UnrollOptions, config: str
     """Geometry, rendering and packing; needs no model."""
     state = unroll_clip(clip, perceived.models(), options, watch)
     with watch("pack"):
-        members = pack(state, config)
+        members = pack(state, config, options.threads)
     watch.bytes["pack"] = sum(len(data) for data in members.values())
     return members
 
