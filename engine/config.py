@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.ingest.options import ClipOptions, DecodeOptions, ShotOptions
-from engine.options import option
+from engine.options import option, options_tables
 from engine.perception.registry import PerceptionOptions, identify, used
 from engine.run.options import RunnerOptions
 from engine.stages.options import StageOptions
@@ -258,34 +258,8 @@ def page() -> str:
     ]
     lines += ["", "## Reasons for quarantine", "", "| reason | meaning |", "|---|---|"]
     lines += [f"| `{r.code}` | {r.doc} |" for r in Reason]
-    lines += _section("General", UnrollOptions(), "", "`python -m engine.unroll`")
+    lines += options_tables("General", UnrollOptions(), "", "`python -m engine.unroll`")
     return "\n".join(lines) + "\n"
-
-
-def _section(title: str, node: Any, path: str, doc: str) -> list[str]:
-    fields = dataclasses.fields(node)
-    plain = [f for f in fields if not dataclasses.is_dataclass(getattr(node, f.name))]
-    lines = ["", f"## {title}", "", f"{doc[:1].upper()}{doc[1:]}."]
-    if plain:
-        lines += ["", "| key | default | meaning |", "|---|---|---|"]
-    for f in plain:
-        value, text = getattr(node, f.name), f.metadata.get("doc", "").replace("|", "\\|")
-        choices = f.metadata.get("choices") or ()
-        text += f" (one of {', '.join(f'`{c}`' for c in choices)})" if choices else ""
-        lines.append(f"| `{path}{f.name}` | {_show(value)} | {text} |")
-    for f in fields:
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            lines += _section(f"`{path}{f.name}`", value, f"{path}{f.name}.", f.metadata.get("doc", ""))
-    return lines
-
-
-def _show(value: Any) -> str:
-    if value is None or value == "":
-        return "`null`" if value is None else "empty"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    return f"`[{','.join(map(str, value))}]`" if isinstance(value, list) else f"`{value}`"
 
 
 def main(arguments: list[str]) -> int:

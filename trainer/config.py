@@ -1,12 +1,17 @@
-"""The configuration of the trainer, typed and described; conf/*.yaml fill it in, unknown keys are refused."""
+"""The configuration of the trainer, typed and described; conf/*.yaml fill it in, unknown keys are refused.
 
+`python -m trainer.config > docs/training_options.md` writes the page of options (`--check FILE` compares instead).
+"""
+
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from shards.options import option
+from shards.options import option, options_tables
 from trainer.data import DataOptions
 from trainer.flow import FlowOptions
 from trainer.model.encoders import EncoderOptions
@@ -127,3 +132,40 @@ def _check_choices(options: Any, path: str) -> None:
         choices = field.metadata.get("choices") or ()
         if choices and value not in choices:
             raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+
+
+def page() -> str:
+    """docs/training_options.md."""
+    lines = [
+        "# Options of the trainer",
+        "",
+        "<!-- Made by `python -m trainer.config`; edit the options in the code instead. -->",
+        "",
+        '`python -m trainer.train key=value ...`, or `make train OPTIONS="key=value ..."`. Unknown keys are refused.',
+        "These are the defaults of the code; `model=`, `experiment=` and `parallel=` choose files of `conf/` that set",
+        "some of them (`python -m trainer.train --cfg job ...` prints the outcome and runs nothing).",
+        "`trainer.encode` and `trainer.sample` take the groups that they need, under the same names.",
+    ]
+    lines += options_tables("Training", TrainOptions(), "", "`python -m trainer.train`")
+    own = ("seed", "limit")
+    rest = [
+        line
+        for line in options_tables("", SampleRunOptions(), "", "")
+        if line.startswith(tuple(f"| `{n}`" for n in own))
+    ]
+    lines += ["", "## Sampling only", "", "| key | default | meaning |", "|---|---|---|", *rest]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--check"]:
+        if Path(arguments[1]).is_file() and Path(arguments[1]).read_text() == page():
+            return 0
+        print(f"{arguments[1]} is out of date; run: python -m trainer.config > {arguments[1]}", file=sys.stderr)
+        return 1
+    sys.stdout.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ of samples consumed, it is free of placement, and another world size continues t
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,9 +71,16 @@ class DataError(ValueError):
 
 
 def chosen_pairs(dataset: Dataset, options: DataOptions) -> dict[str, tuple[str, str] | None]:
-    """key -> (pair id, view) or None, of the samples whose verdict is asked for."""
+    """key -> (pair id, view) or None, of the samples whose verdict is asked for. DataError when there are none."""
     verdicts = dict(zip(dataset.order, dataset.table["verdict"].to_pylist(), strict=True))
-    return {key: pair for key, pair in dataset.pairs.items() if verdicts[key] in options.verdicts}
+    chosen = {key: pair for key, pair in dataset.pairs.items() if verdicts[key] in options.verdicts}
+    if not chosen:
+        found = ", ".join(f"{n} {verdict}" for verdict, n in sorted(Counter(verdicts.values()).items()))
+        raise DataError(
+            f"no sample has a verdict of data.verdicts={options.verdicts}; there are {found}. Look at them with "
+            "`make contact-sheet`, then name the verdicts to train on"
+        )
+    return chosen
 
 
 def split_units(

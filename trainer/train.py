@@ -102,7 +102,8 @@ class Run:
         self.grid = make_grid(options.parallel, data.branches, device.type)
         self.dtype = options.parallel.dtype
         self.read, self.dataset = open_clips(options.shards, options.latents, options.model, data, device)
-        self.training, self.held_out = split_units(chosen_pairs(self.dataset, data), data.branches, data.held_out)
+        self.chosen = chosen_pairs(self.dataset, data)
+        self.training, self.held_out = split_units(self.chosen, data.branches, data.held_out)
         model = build_generator(
             options.model, options.optimizer.trainable, options.parallel, self.grid, device, data.seed
         )
@@ -118,6 +119,8 @@ class Run:
     def loop(self) -> None:
         options, progress = self.options.loop, self.progress
         stream = iter(self.loader)
+        if dist.get_rank() == 0:
+            print(self.summary(), flush=True)
         if progress.step == 0:
             self.evaluate()
         self.meter.reset()
@@ -136,6 +139,24 @@ class Run:
         self.checkpoints.save(self.strategy, self.ema, progress, wait=True)
         if progress.step >= options.steps:
             export(self.strategy, self.ema, self.output / "export")
+
+    def summary(self) -> str:
+        """What is about to be trained on what, for a person to check before the first step."""
+        options, clip = self.options, self.options.data.clip
+        total, learning = parameter_counts(self.strategy.module)
+        batch = options.loop.batch * options.loop.accumulate * self.grid.data_size
+        held = ", ".join("+".join(unit) for unit in self.held_out[:3]) + (" ..." if len(self.held_out) > 3 else "")
+        lines = {
+            "model": f"{options.model.name}, {total / 1e6:.3g} M parameters, {learning / 1e6:.3g} M learn "
+            f"(optimizer.trainable={options.optimizer.trainable})",
+            "data": f"{len(self.chosen)} of {len(self.dataset)} samples (data.verdicts={options.data.verdicts}); "
+            f"{len(self.training)} units of {options.data.branches} views train, {len(self.held_out)} held out"
+            + (f": {held}" if held else " (a held-out loss needs a second world)"),
+            "clip": f"{clip.frames} frames of {clip.height} x {clip.width}",
+            "run": f"steps {self.progress.step} to {options.loop.steps}, {batch} units a step on "
+            f"{dist.get_world_size()} ranks, {options.parallel.strategy}, output {self.output}",
+        }
+        return "\n".join(f"{name:6} {text}" for name, text in lines.items())
 
     def step(self, stream: Iterator[TrainingSample]) -> dict[str, float]:
         """One optimiser step over `accumulate` micro-batches; loss, gradient norm and rate."""
@@ -268,6 +289,12 @@ def held_out_loss(
     total, n = world_mean(sums).unbind(1)
     losses = {f"held_out/sigma_{s:g}": float(t / k) for s, t, k in zip(units.sigmas, total, n, strict=True) if k > 0}
     return {"held_out/loss": float(total.sum() / n.sum()), **losses}
+
+
+def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
+    """(all, learning) parameters of the whole model, however it is sharded (DeepSpeed ZeRO-3 keeps ds_numel)."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
 
 
 def step_flops(options: TrainOptions, batch: TrainingSample, grid: Grid) -> float:

@@ -204,4 +204,5 @@ def test_hashed_words_are_fixed_and_order_matters():
 def test_samples_are_chosen_by_their_verdict(micro):
     o, _, _, dataset = micro
     assert len(chosen_pairs(dataset, o.data)) == 6
-    assert not chosen_pairs(dataset, dataclasses.replace(o.data, verdicts=["rejected"]))
+    with pytest.raises(DataError, match="there are 6 kept"):
+        chosen_pairs(dataset, dataclasses.replace(o.data, verdicts=["rejected"]))

@@ -1,12 +1,14 @@
 """What learns, at which rate, and the weight average; the configuration refuses what contradicts itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from trainer_ranks import CONF, options
 
-from trainer.config import ConfigError, typed
+from trainer.config import ConfigError, page, typed
 from trainer.launch import distributed
 from trainer.model.parallelize import ParallelError, ParallelOptions, make_grid
 from trainer.model.sawg import SawgOptions, WanOptions, WorldGenerator, is_new, is_wsa
@@ -119,3 +121,8 @@ def test_published_sizes():
             m = WorldGenerator(o.wan, o.sawg, o.wsa)
         base = sum(p.numel() for n, p in m.named_parameters() if not is_new(n))
         assert base / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+def test_page_of_options_is_in_sync():
+    """`python -m trainer.config > docs/training_options.md`"""
+    assert (Path(CONF).parent / "docs" / "training_options.md").read_text() == page()
