@@ -2,6 +2,7 @@
 
     python tests/bench/accuracy.py --seeds 8
     python tests/bench/accuracy.py --seeds 2 --perception embedded
+    python tests/bench/accuracy.py --seeds 8 --every-error
     python tests/bench/accuracy.py --ablations --seeds 3 --cameras walk --frames 33 --size 240 416
     python tests/bench/accuracy.py --davis FOLDER     (frames *.jpg with masks *.png of the same name)
 
@@ -37,7 +38,7 @@ from engine.stages.subjects import unroll_subjects
 from engine.synthetic.perceive import oracle_from_view
 from engine.synthetic.render import View
 from engine.types import Camera, Cloud
-from tests.bench.ablations import ABLATIONS, judge_gains
+from tests.bench.ablations import ABLATIONS, EVERY_ERROR, judge_gains
 from tests.bench.views import ROOT, fingerprint, load_view
 
 GOALS = {
@@ -263,7 +264,8 @@ def run(arguments: argparse.Namespace) -> list[dict]:
 def variants(arguments: argparse.Namespace) -> list[tuple[str, dict, StageOptions, tuple[str, ...]]]:
     """(name, oracle errors, stage options, kinds of world) of every variant asked for."""
     if not arguments.ablations:
-        return [(arguments.perception, {}, StageOptions(), ("street", "room"))]
+        errors, name = (EVERY_ERROR, "every_error") if arguments.every_error else ({}, arguments.perception)
+        return [(name, errors, StageOptions(), ("street", "room"))]
     return [(*variant, ablation.kinds) for ablation in ABLATIONS for variant in ablation.variants()]
 
 
@@ -318,6 +320,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=[480, 832], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument(
         "--ablations", action="store_true", help="each imitated error with and without its countermeasure"
+    )
+    parser.add_argument(
+        "--every-error", action="store_true", help="also the errors that the oracle leaves out by default"
     )
     parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders of frames *.jpg and masks *.png")
     parser.add_argument("--json", type=Path, help="write all rows here")

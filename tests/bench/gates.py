@@ -31,6 +31,7 @@ from engine.stages.gates import GateOptions, Judgement, judge
 from engine.stages.options import StageOptions
 from engine.stages.quality import path_quality
 from engine.synthetic.perceive import oracle_from_view
+from tests.bench.ablations import EVERY_ERROR
 from tests.bench.accuracy import ORACLE, cached, path_errors
 from tests.bench.views import ROOT, fingerprint, load_view
 
@@ -42,8 +43,6 @@ LEVELS = {
     "wild focal": {"focal_jitter": 0.5},
     "no geometry": {"depth_noise": 0.5, "smooth_noise": 1.5, "log_scale_jitter": 1.5, "disparity": False},
 }
-# Errors that are off by default, on: with the defaults every imitated error of the oracle but never finding anybody.
-EVERY_ERROR = {"focal_jitter": 0.03, "sky_depth": 40.0, "mask_dropout": 0.05, "subject_dropout": 0.1}
 BIAS = 0.03  # log of the scale error that a clip's metric depth shares, either sign
 SHOWN = ("pose_inlier_ratio", "pose_reprojection_px", "camera_jerk_relative", "log_scale_sigma", "depth_flicker")
 SHOWN += ("selfcheck_psnr_db", "selfcheck_depth_absrel", "holistic_coverage")
@@ -53,7 +52,7 @@ SOURCES = (*(f"engine/stages/{name}.py" for name in STAGES), "engine/mwsu.py", "
 
 
 def every_error(seed: int) -> dict:
-    """Changes of the oracle's defaults that put every error on."""
+    """Changes of the oracle's defaults that put every error on, the shared scale's too."""
     return {**EVERY_ERROR, "log_scale_bias": BIAS * (1, -1)[seed % 2]}
 
 

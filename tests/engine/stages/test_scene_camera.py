@@ -123,6 +123,48 @@ def test_an_estimated_focal_length_is_refined(turning, walking):
     assert kept.K[0, 0, 0] == wrong[0, 0, 0]
 
 
+def test_a_calibrated_zoom_is_trusted_while_the_camera_travels():
+    path = walk(FRAMES, 0)
+    zoom = np.repeat(K[None], FRAMES, 0)
+    zoom[:, [0, 1], [0, 1]] *= np.linspace(1, 1.3, FRAMES)[:, None]
+    clips = [film(make_room(0), path[t : t + 1], zoom[t], *SIZE) for t in range(FRAMES)]
+    clip, tracks, exact = film(make_room(0), path, K, *SIZE)
+    frames = np.concatenate([c.frames for c, _, _ in clips])
+    geometry = replace(exact, K=zoom.astype(np.float32), depth=np.concatenate([g.depth for _, _, g in clips]))
+    found = []
+    for focal in ("shared", "per_frame"):
+        zoomed = replace(clip, frames=frames)
+        scene = fuse_scene(zoomed, tracks, geometry, None, SceneOptions())
+        found.append(solve_camera(zoomed, scene, replace(SMALL, focal=focal)))
+    shared, own = (errors(camera, path) for camera in found)
+    assert own[0] < 0.03
+    assert own[0] < shared[0] / 3
+    np.testing.assert_allclose(found[1].K, zoom, rtol=1e-6)
+    assert (found[0].K[0] == found[0].K).all()
+
+
+def test_without_synchronisation_frames_keep_their_own_scale(walking):
+    clip, tracks, exact = walking
+    noisy = replace(exact, depth=disturb(exact.depth, 0))
+    scene = fuse_scene(clip, tracks, noisy, None, SceneOptions())
+    camera = solve_camera(clip, scene, replace(SMALL, synchronise_scale=False))
+    assert np.ptp(camera.scale_t) == 0
+    assert errors(camera, walk(FRAMES, 0))[1] < 0.5
+
+
+def test_a_sky_that_is_kept_has_its_depth(walking):
+    clip, tracks, exact = walking
+    sky = np.zeros_like(exact.sky)
+    sky[:, :20] = True
+    told = replace(exact, sky=sky)
+    removed = fuse_scene(clip, tracks, told, None, SceneOptions())
+    kept = fuse_scene(clip, tracks, told, None, SceneOptions(remove_sky=False))
+    assert not removed.static[:, :20].any()
+    assert kept.static[:, :20].any()
+    assert not kept.sky.any()
+    assert not kept.geometry.sky.any()
+
+
 def test_a_clip_without_texture_is_failed(walking):
     clip, tracks, exact = walking
     _, camera = solved((replace(clip, frames=np.full_like(clip.frames, 127)), tracks, exact))
