@@ -1,6 +1,7 @@
-"""Lets the fault tests use the small samples of tests/shards."""
+"""Lets the fault tests use the small samples of tests/shards and the small videos of tests/engine/run."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "shards"))
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / "shards"), str(TESTS / "engine" / "run")]

@@ -1,8 +1,11 @@
-"""Imported by Ray workers before they work: perception that does to a clip what the video's name says."""
+"""Imported by Ray workers before they work: perception that does to a clip what the environment says of its video, or
+what the file `<video>.poison` beside it says."""
 
 import os
 import signal
 from pathlib import Path
+
+import numpy as np
 
 from engine.perception import Models, registry
 
@@ -13,6 +16,9 @@ class Poisoned:
 
     def track(self, clip):
         name = Path(clip.uri).stem
+        note = Path(clip.uri).with_suffix(".poison")
+        if note.exists():
+            poison(clip, note.read_text().split())
         if name == os.environ.get("POISON"):
             os.kill(os.getpid(), signal.SIGSEGV)
         if name == os.environ.get("POISON_ONCE"):
@@ -25,11 +31,35 @@ class Poisoned:
         return self.inner.track(clip)
 
 
+def poison(clip, words: list[str]) -> None:
+    """segv | memory | kill_once | remove FILE | change FILE"""
+    folder = Path(clip.uri).parent
+    match words:
+        case ["segv"]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case ["memory"]:
+            np.zeros(1 << 50, np.uint8)
+        case ["kill_once"]:
+            try:
+                Path(clip.uri).with_suffix(".died").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["remove", file]:
+            (folder / file).unlink(missing_ok=True)
+        case ["change", file]:
+            os.utime(folder / file, (1, 1))
+
+
 def install() -> None:
     """Wrap the precomputed bundle of this process."""
     build = registry.BUNDLES["precomputed"]
 
     def poisoned(options, wanted):
+        left = list(Path(os.environ["POISON_SETUPS"]).iterdir()) if os.environ.get("POISON_SETUPS") else []
+        if left:
+            left[0].unlink()
+            raise OSError("the weights are not there yet")
         if os.environ.get("POISON_SETUP"):
             raise OSError("the weights are gone")
         models = build(options, wanted)

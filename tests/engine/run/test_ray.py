@@ -1,14 +1,10 @@
 """The Ray runner: the same bytes as the local one, and no innocent clip is lost whatever dies."""
 
-import os
-from pathlib import Path
-
 import pytest
-from unroll_inputs import WORDS, shards_of, write_input
+from unroll_inputs import WORDS, run_on_ray, shards_of, write_input
 
 from engine.config import load
 from engine.run.drive import drive
-from engine.run.ray import prepare_local
 from shards.run import failures, status
 
 pytestmark = pytest.mark.slow  # a cluster takes 10 to 20 s to start
@@ -25,31 +21,6 @@ def straight(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("straight") / "out"
     assert drive(load([f"input={source}", f"output={out}", *WORDS])) == 0
     return out
-
-
-def run_on_ray(source, out, *words, **environment) -> int:
-    """Drive a fresh cluster whose workers run `poison.install` first."""
-    prepare_local()
-    import ray
-
-    here = str(Path(__file__).parent)
-    root = str(Path(__file__).resolve().parents[3])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 << 20,
-        log_to_driver=False,
-        logging_level="warning",
-        runtime_env={
-            "worker_process_setup_hook": "poison.install",
-            "env_vars": {"PYTHONPATH": f"{root}{os.pathsep}{here}", "OMP_NUM_THREADS": "1", **environment},
-        },
-    )
-    try:
-        return drive(load([f"input={source}", f"output={out}", *WORDS, "runner=ray", *words]))
-    finally:
-        ray.shutdown()
 
 
 def test_equal_bytes_and_no_work_the_second_time(source, straight, tmp_path, capfd):

@@ -61,6 +61,42 @@ def start(source: Path, output: Path, *words: str, **environment: str) -> subpro
     )
 
 
+def worker_environment(**environment: str) -> dict:
+    """A Ray runtime environment whose workers run `poison.install` first."""
+    return {
+        "worker_process_setup_hook": "poison.install",
+        "env_vars": {
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
+    }
+
+
+def run_on_ray(source: Path, out: Path, *words: str, **environment: str) -> int:
+    """Drive a fresh cluster with poisonable workers; the exit code."""
+    from engine.config import load
+    from engine.run.drive import drive
+    from engine.run.ray import prepare_local
+
+    prepare_local()
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=200 << 20,
+        log_to_driver=False,
+        logging_level="warning",
+        runtime_env=worker_environment(**environment),
+    )
+    try:
+        return drive(load([f"input={source}", f"output={out}", *WORDS, "runner=ray", *words]))
+    finally:
+        ray.shutdown()
+
+
 def command(source: Path, output: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "engine.unroll", f"input={source}", f"output={output}", *WORDS, *words]
 

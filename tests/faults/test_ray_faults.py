@@ -1,0 +1,264 @@
+"""Ray beaten: workers, nodes, heads and drivers die, buckets fail, videos change. Always in the end:
+
+committed = planned - quarantined, no key twice, a reason for every quarantine, and the bytes of an uninterrupted run.
+"""
+
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import unroll_inputs
+from faulty_s3 import FaultyS3, serve
+from unroll_inputs import WORDS, run_on_ray, shards_of, start, unroll, worker_environment, write_input
+
+from engine.config import load
+from engine.ingest.reasons import Reason
+from engine.run import logs
+from engine.run.drive import drive
+from engine.run.progress import read_events
+from shards.records import read_commits
+from shards.run import failures, status
+from shards.store import open_store
+from shards.verify import verify
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+RAY = ("runner=ray", "runner.ray.cpus=2", "runner.ray.store_gb=0.2")
+CLIPS = 12
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write_input(tmp_path_factory.mktemp("videos"), CLIPS)
+
+
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory) -> Path:
+    """What the local runner makes of the source, undisturbed."""
+    out = tmp_path_factory.mktemp("straight") / "out"
+    assert drive(load([f"input={source}", f"output={out}", *WORDS])) == 0
+    return out
+
+
+def check(out: str | Path, quarantined: dict[str, str] | None = None) -> None:
+    """The promise. `quarantined`: name of the video -> reason."""
+    quarantined, now = quarantined or {}, status(str(out))
+    assert (now.committed, now.todo, now.spooled) == (now.planned - now.quarantined, 0, 0)
+    keys = Counter(s["key"] for record in read_commits(open_store(out)) for s in record["samples"])
+    assert len(keys) == now.committed
+    assert set(keys.values()) <= {1}
+    given_up = {Path(f["uri"]).name: f["reason"] for f in failures(str(out))}
+    assert given_up == quarantined
+    assert set(given_up.values()) <= {r.code for r in Reason}
+    report = verify(open_store(out))
+    assert report.ok, report.problems
+
+
+def samples_of(out: Path) -> dict[str, bytes]:
+    """Member name -> bytes over all committed tars: for runs whose shards differ because other clips are missing."""
+    members = {}
+    for record in read_commits(open_store(out)):
+        with tarfile.open(out / record["shard"]) as tar:
+            members |= {m.name: tar.extractfile(m).read() for m in tar}
+    return members
+
+
+def wait_for(out: Path, pattern: str, process: subprocess.Popen) -> None:
+    while not list(out.glob(pattern)):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def children(process: subprocess.Popen, *names: str) -> list[psutil.Process]:
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in everyone if not names or child.name() in names]
+
+
+def test_many_faults_in_one_run(tmp_path):
+    """Good clips, clips that kill or exhaust workers, broken files, and files that change or vanish meanwhile."""
+    source = write_input(tmp_path / "in", 11)
+    notes = {
+        "v000": "change v009.mp4",
+        "v001": "remove v010.mp4",
+        "v003": "segv",
+        "v004": "memory",
+        "v006": "kill_once",
+    }
+    for name, words in notes.items():
+        (source / f"{name}.poison").write_text(words)
+    whole = (source / "v002.mp4").read_bytes()
+    (source / "x_empty.mp4").write_bytes(b"")
+    (source / "x_cut.mp4").write_bytes(whole[:900])
+    (source / "x_text.mp4").write_text("no video")
+    setups = tmp_path / "setups"
+    setups.mkdir()
+    for i in range(2):
+        (setups / str(i)).touch()
+    words = ("runner.ray.in_flight=2", "runner.ray.actors=1")
+    assert run_on_ray(source, tmp_path / "out", *words, POISON_SETUPS=str(setups)) == 2
+    assert not list(setups.iterdir())  # two set-ups failed, the third did not
+    assert (source / "v006.died").exists()
+    broken = {f"x_{name}.mp4": "not_a_video" for name in ("empty", "cut", "text")}
+    mixed = {"v003.mp4": "worker_died", "v004.mp4": "out_of_memory"}
+    changed = {"v009.mp4": "source_changed", "v010.mp4": "vanished"}
+    check(tmp_path / "out", broken | mixed | changed)
+
+    for path in [*source.glob("*.poison"), *source.glob("x_*")]:
+        path.unlink()
+    assert drive(load([f"input={source}", f"output={tmp_path / 'calm'}", *WORDS])) == 0
+    found, calm = samples_of(tmp_path / "out"), samples_of(tmp_path / "calm")
+    assert len({name.split(".")[0] for name in found}) == 7
+    assert found.items() <= calm.items()
+
+
+def test_a_node_is_lost_and_another_joins(source, straight, tmp_path):
+    from engine.run.ray import prepare_local
+
+    prepare_local()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    out, events = tmp_path / "out", []
+    node = {"num_cpus": 1, "object_store_memory": 150 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 << 20})
+    first, _ = cluster.add_node(**node), cluster.add_node(**node)
+
+    def disturb() -> None:
+        while not list(out.glob("_work/*.tar")):
+            time.sleep(0.02)
+        cluster.remove_node(first, allow_graceful=False)
+        events.append(status(str(out)).committed)
+        cluster.add_node(**node)
+
+    disturber = threading.Thread(target=disturb, daemon=True)
+    try:
+        ray.init(
+            address=cluster.address,
+            runtime_env=worker_environment(),
+            log_to_driver=False,
+            logging_level="warning",
+        )
+        disturber.start()
+        assert drive(load([f"input={source}", f"output={out}", *WORDS, "runner=ray", "runner.ray.in_flight=4"])) == 0
+        disturber.join(timeout=60)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert events
+    assert events[0] < CLIPS
+    check(out)
+    assert shards_of(out) == shards_of(straight)
+
+
+def test_sigterm_drains_and_a_second_driver_is_refused(source, straight, tmp_path, capsys):
+    out = tmp_path / "out"
+    process = start(source, out, *RAY)
+    wait_for(out, "_work/*.tar", process)
+    assert drive(load([f"input={source}", f"output={out}", *WORDS])) == 5
+    assert "another driver is at work" in capsys.readouterr().err
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    now = status(str(out))
+    assert now.quarantined == 0
+    assert 0 < now.committed + now.spooled < CLIPS
+    assert not now.lease["alive"]
+    assert unroll(source, out).returncode == 0
+    check(out)
+    assert shards_of(out) == shards_of(straight)
+
+
+def test_the_driver_is_killed_and_started_again(source, straight, tmp_path):
+    out = tmp_path / "out"
+    process = start(source, out, *RAY)
+    wait_for(out, "_commits/000000.json", process)
+    everyone = children(process)
+    process.kill()
+    process.wait()
+    psutil.wait_procs(everyone, timeout=60)  # Ray's processes end with the driver; workers may still spool
+    done = unroll(source, out, *RAY)
+    assert done.returncode == 0, done.stderr
+    check(out)
+    assert shards_of(out) == shards_of(straight)
+
+
+def test_the_head_dies_and_a_new_cluster_goes_on(source, straight, tmp_path):
+    out = tmp_path / "out"
+    process = start(source, out, *RAY)
+    wait_for(out, "_commits/000000.json", process)
+    everyone, head = children(process), children(process, "gcs_server", "raylet")
+    assert len(head) == 2
+    for part in head:
+        part.kill()
+    try:
+        process.communicate(timeout=150)  # a driver without a cluster ends by itself
+    finally:
+        process.kill()
+    assert process.returncode not in (0, None)
+    psutil.wait_procs(everyone, timeout=60)
+    done = unroll(source, out, *RAY)
+    assert done.returncode == 0, done.stderr
+    check(out)
+    assert shards_of(out) == shards_of(straight)
+
+
+def test_from_bucket_to_bucket_over_a_failing_store(source, tmp_path, monkeypatch, capsys):
+    """The first write of every spool file, tar and record fails. Status and logs need no Ray."""
+    app = FaultyS3()
+    with serve(app) as url:
+        for name, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        bucket = f"s3://bucket-{uuid.uuid4().hex[:12]}"
+        store = open_store(bucket)
+        store.fs.mkdir(bucket[5:])
+        for name in ("v000", "v001", "v002", "v003"):
+            for path in [source / f"{name}.mp4", *(source / name).iterdir()]:
+                store.put(f"in/{path.relative_to(source)}", path.read_bytes())
+        store.put("in/text.mp4", b"no video")
+        failed = set()
+
+        def once(method, path, query):
+            if method == "PUT" and any(p in path for p in ("/_work/", "/_commits/", ".tar")) and path not in failed:
+                failed.add(path)
+                return ("500", "503", "commit_then_500")[len(failed) % 3]
+            return None
+
+        app.plan = once
+        words = [f"input={bucket}/in", *WORDS]
+        assert drive(load([*words, f"output={bucket}/out", *RAY])) == 2
+        assert len(failed) >= 4 + 2 + 2
+        check(f"{bucket}/out", {"text.mp4": "not_a_video"})
+        assert drive(load([*words, f"output={tmp_path / 'local'}"])) == 2
+        for entry in open_store(f"{bucket}/out").list():
+            if entry.path.endswith(".tar"):
+                assert store.read(f"out/{entry.path}") == (tmp_path / "local" / entry.path).read_bytes()
+        capsys.readouterr()
+        assert logs.main([f"{bucket}/out"]) == 0
+        text = capsys.readouterr().out
+        assert "not_a_video" in text
+        assert f"{bucket}/in/text.mp4" in text
+
+
+def test_forty_clips_through_a_small_object_store(tmp_path, monkeypatch):
+    """40 clips of 6 MB of frames, depth and masks through 150 MiB: what is done with leaves the store."""
+    size = {"HEIGHT": 128, "WIDTH": 224, "FRAMES": 17}
+    for name, value in size.items():
+        monkeypatch.setattr(unroll_inputs, name, value)
+    source, out = write_input(tmp_path / "in", 40), tmp_path / "out"
+    words = ["clip.frames=17", "clip.min_frames=17", "render.size=[128,224]", "shards.samples=16"]
+    limits = ["runner.ray.store_gb=0.1465", "runner.ray.in_flight=24"]
+    done = unroll(source, out, *words, *RAY[:2], *limits)
+    assert done.returncode == 0, done.stderr
+    check(out)
+    whole = [event for event in read_events(open_store(out)) if event["stage"] == "unit"]
+    assert len(whole) == 40
+    assert all(event["attempts"] == 1 and event["status"] == "done" for event in whole)
