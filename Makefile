@@ -80,6 +80,9 @@ bench: setup ## Speed beside named peers, as ratios
 bench-gpu: setup ## Foundation perception on this machine's GPU: frames/s, busy share, memory
 	@$(RUN) tests/bench/bench_gpu.py $(OPTIONS)
 
+bench-train: setup ## SAWG and WSA beside plain Wan; on a GPU also step time, MFU, memory at 14B width: OPTIONS="--device cuda"
+	@$(RUN) tests/bench/bench_train.py $(OPTIONS)
+
 bench-accuracy: setup ## Accuracy on synthetic worlds against exact truth; non-zero when a goal is missed
 	@$(RUN) tests/bench/accuracy.py $(OPTIONS)
 
@@ -89,6 +92,7 @@ lint: setup ## ruff, formatting, types, generated pages
 	@$(VENV)/bin/mypy
 	@$(RUN) -m engine.config --check docs/configuration.md
 	@$(RUN) -m shards.document --check docs/sample.md
+	@$(RUN) -m trainer.config --check docs/training_options.md
 
 clean: ## Remove the virtual environment, sample output and caches (not your OUTPUT)
 	rm -rf $(VENV) samples out bench .pytest_cache .ruff_cache .mypy_cache *.egg-info
@@ -116,4 +120,4 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt --no-deps mediapipe
 	@rm -f $(VENV)/.setup-*; touch $@
 
-.PHONY: shards status submit logs verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-accuracy lint clean help
+.PHONY: shards status submit logs verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-train bench-accuracy lint clean help
