@@ -71,11 +71,13 @@ def write_report(store: Store) -> None:
 
 
 def stage_table(events: list[dict]) -> list[dict]:
-    """Per stage, in order of first appearance: clips, total, mean, median and worst seconds, share of all time."""
-    seconds: dict[str, list[float]] = defaultdict(list)
+    """Per stage, in order of first appearance: clips, total, mean, median and worst seconds, share of all time, mean
+    seconds in the queue and megabytes made, highest peak memory in MiB."""
+    found: dict[str, list[dict]] = defaultdict(list)
     for event in events:
         if event["stage"] != "unit":
-            seconds[event["stage"]].append(event["seconds"])
+            found[event["stage"]].append(event)
+    seconds = {name: [event["seconds"] for event in group] for name, group in found.items()}
     total = sum(map(sum, seconds.values())) or 1.0
     return [
         {
@@ -86,6 +88,9 @@ def stage_table(events: list[dict]) -> list[dict]:
             "median": float(np.median(values)),
             "worst": max(values),
             "share": sum(values) / total,
+            "queue": float(np.mean([event.get("queue", 0.0) for event in found[name]])),
+            "mb": float(np.mean([event.get("bytes", 0) for event in found[name]])) / 1e6,
+            "peak_mb": max(event.get("peak_mb", 0.0) for event in found[name]),
         }
         for name, values in seconds.items()
     ]

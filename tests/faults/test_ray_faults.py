@@ -3,6 +3,7 @@
 committed = planned - quarantined, no key twice, a reason for every quarantine, and the bytes of an uninterrupted run.
 """
 
+import json
 import signal
 import subprocess
 import tarfile
@@ -23,6 +24,7 @@ from engine.ingest.reasons import Reason
 from engine.run import logs
 from engine.run.drive import drive
 from engine.run.progress import read_events
+from shards.__main__ import main as shards_command
 from shards.records import read_commits
 from shards.run import failures, status
 from shards.store import open_store
@@ -242,6 +244,9 @@ def test_from_bucket_to_bucket_over_a_failing_store(source, tmp_path, monkeypatc
             if entry.path.endswith(".tar"):
                 assert store.read(f"out/{entry.path}") == (tmp_path / "local" / entry.path).read_bytes()
         capsys.readouterr()
+        assert shards_command(["info", f"{bucket}/out", "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["samples"], facts["driver"]) == (4, "none")
         assert logs.main([f"{bucket}/out"]) == 0
         text = capsys.readouterr().out
         assert "not_a_video" in text

@@ -259,3 +259,7 @@ def test_events_tell_seconds_bytes_and_memory_of_every_stage(source, tmp_path):
     assert whole["bytes"] > 10_000
     assert 50 < whole["peak_mb"] < 4000
     assert whole["seconds"] == pytest.approx(sum(e["seconds"] for e in events[:-1]), abs=0.01)
+    decoded, packed = events[0], events[-2]
+    assert decoded["bytes"] == 9 * HEIGHT * WIDTH * 3
+    assert packed["bytes"] == whole["bytes"]
+    assert whole["peak_mb"] == max(e["peak_mb"] for e in events[:-1])

@@ -1,9 +1,11 @@
 """Jobs: what is sent, what is refused before anything is sent, a real job on a real cluster, logs without it."""
 
 import json
+import re
 import shlex
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,6 +15,7 @@ from unroll_inputs import WORDS, unroll, write_input
 
 from engine.config import ConfigError, load
 from engine.run import logs, submit
+from engine.run.drive import drive
 from shards.run import status
 
 PLACES = ["input=s3://bucket/in", "output=s3://bucket/out"]
@@ -130,8 +133,24 @@ def test_a_job_on_a_cluster_with_a_token(tmp_path, capsys, monkeypatch):
         with pytest.raises(urllib.error.HTTPError) as refused:  # without the token
             urllib.request.urlopen(f"{url}/api/jobs/", timeout=10)
         assert refused.value.code in (401, 403)
+        assert drive(load([*words, f"output={tmp_path / 'again'}", "runner=ray", "limit=1"])) == 2
+        text = _scrape(ray.nodes()[0]["MetricsExportPort"], "metaworld_bytes_total")
+        assert re.search(r'ray_metaworld_units_total\{.*status="done".*\} 1', text)
+        assert re.search(r'ray_metaworld_stage_seconds_bucket\{.*stage="decode"', text)
     finally:
         ray.shutdown()
     assert status(str(out)).committed == 2
     assert logs.main([f"file://{out}"]) == 0
     assert "not_a_video" in capsys.readouterr().out
+
+
+def _scrape(port: int, name: str) -> str:
+    """What Prometheus would read, once `name` is in it: workers report to their node every few seconds."""
+    deadline = time.monotonic() + 60
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        if name in text:
+            return text
+        assert time.monotonic() < deadline, text
+        time.sleep(1)
