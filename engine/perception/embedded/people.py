@@ -2,29 +2,19 @@
 
 A body is carried to the next frame by the dense flow under its mask and found again there by the landmark
 network; the detector looks for new people every few frames. A tracklet ends when its body is lost or when it
-slides onto somebody else; tracklets grow backwards from where they were detected; then one assignment joins
-the pieces of one person (re-entry after occlusion).
+slides onto somebody else; tracklets grow backwards from where they were detected; then the pieces of one person are
+joined (`engine.perception.embedded.link`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from engine.options import option
 from engine.perception.embedded.flow import pull, sample
-from engine.perception.embedded.pose import (
-    CENTRE,
-    LEFT_HIP,
-    LEFT_SHOULDER,
-    RIGHT_HIP,
-    RIGHT_SHOULDER,
-    RIM,
-    Body,
-    PoseNet,
-    Roi,
-)
+from engine.perception.embedded.link import Person, hellinger, join_pieces, look, overlap
+from engine.perception.embedded.pose import CENTRE, RIM, Body, PoseNet, Roi
 
 
 @dataclass
@@ -49,8 +39,9 @@ class PeopleOptions:
     min_score: float = option(0.6, "least mean presence of a kept person, 0..1")
     min_visibility: float = option(
         0.62,
-        "least mean visibility of a kept person's landmarks inside the picture, 0..1: measured 0.53 to 0.59 on plants "
-        "and trees that pass for people, 0.66 to 0.96 on people, seated and half hidden ones among them",
+        "least mean visibility of a kept person's landmarks inside the picture, 0..1, less the share of frames "
+        "at which the following broke: measured 0.50 to 0.59 on plants and trees that pass for people, 0.64 to "
+        "0.96 on people, seated and half hidden ones among them",
     )
     max_subjects: int = option(
         8, "most people kept as subjects, by area x time x motion; the others only join the dynamic mask"
@@ -58,28 +49,6 @@ class PeopleOptions:
     link_appearance: float = option(
         0.45, "largest colour distance (Hellinger, 0..1) at which two pieces may be one person"
     )
-
-
-@dataclass
-class Person:
-    """One followed person: the body in every frame where it was seen, and its mean look."""
-
-    bodies: dict[int, Body] = field(default_factory=dict)
-    look: np.ndarray | None = None
-
-    @property
-    def first(self) -> int:
-        return min(self.bodies)
-
-    @property
-    def last(self) -> int:
-        return max(self.bodies)
-
-    def add(self, t: int, body: Body, look: np.ndarray) -> None:
-        """Add a frame; the look is the running mean over frames."""
-        n = len(self.bodies)
-        self.look = look if self.look is None else (self.look * n + look) / (n + 1)
-        self.bodies[t] = body
 
 
 class PeopleFinder:
@@ -105,7 +74,7 @@ class PeopleFinder:
         """Identities, most important first."""
         pieces = self._follow_all()
         self._grow_backwards(pieces)
-        people = self._link(pieces)
+        people = join_pieces(pieces, self._same, self.options.link_appearance)
         return self._keep_reliable(people, fps)
 
     # --- frame to frame
@@ -260,42 +229,6 @@ class PeopleFinder:
 
     # --- identities
 
-    def _link(self, pieces: list[Person]) -> list[Person]:
-        """Join pieces of one person: assignment of ends to later starts by look, place and size."""
-        pieces = sorted((p for p in pieces if p.bodies), key=lambda p: (p.first, -len(p.bodies)))
-        cost = np.full((len(pieces), len(pieces)), 1e3)
-        for i, a in enumerate(pieces):
-            for j, b in enumerate(pieces):
-                if a.last < b.first:
-                    cost[i, j] = self._link_cost(a, b)
-        rows, columns = linear_sum_assignment(cost)
-        successor = {i: j for i, j in zip(rows, columns, strict=True) if cost[i, j] < 1}
-        people, taken = [], set(successor.values())
-        for i in range(len(pieces)):
-            if i in taken:
-                continue
-            person, j = pieces[i], successor.get(i)
-            while j is not None:
-                n, m = len(person.bodies), len(pieces[j].bodies)
-                merged = {**person.bodies, **pieces[j].bodies}
-                person = Person(merged, (person.look * n + pieces[j].look * m) / (n + m))
-                j = successor.get(j)
-            people.append(person)
-        return people
-
-    def _link_cost(self, a: Person, b: Person) -> float:
-        """Below 1 when b may continue a: colour distance and the jump in place and size, each over its limit."""
-        look = hellinger(a.look, b.look) / self.options.link_appearance
-        end, start = a.bodies[a.last], b.bodies[b.first]
-        size = 0.5 * (end.next_roi.size + start.next_roi.size)
-        gap = b.first - a.last
-        distance = np.linalg.norm(start.points[CENTRE] - end.points[CENTRE])
-        reach = size * (0.3 + 0.1 * gap)  # a body length in about a quarter of a second, at 16 fps, plus the camera
-        zoom = abs(np.log(start.next_roi.size / end.next_roi.size)) / (0.3 + 0.05 * gap)
-        if look > 1 or distance > 3 * reach or zoom > 2:
-            return 1e3
-        return 0.6 * look + 0.2 * min(distance / reach, 3) / 3 + 0.2 * min(zoom, 2) / 2
-
     def _keep_reliable(self, people: list[Person], fps: float) -> list[Person]:
         o = self.options
         need = min(round(o.min_seconds * fps), -(-len(self.frames) // 2))
@@ -305,39 +238,6 @@ class PeopleFinder:
             for p in people
             if len(p.bodies) >= need
             and np.mean([b.presence for b in p.bodies.values()]) >= o.min_score
-            and np.mean([b.clarity(size) for b in p.bodies.values()]) >= o.min_visibility
+            and p.continuity * np.mean([b.clarity(size) for b in p.bodies.values()]) >= o.min_visibility
         ]
         return sorted(kept, key=lambda p: -sum(float(self._mask(b).sum()) for b in p.bodies.values()))
-
-
-def look(lab: np.ndarray, mask: np.ndarray, body: Body, factor: int) -> np.ndarray:
-    """Colour histograms of head, torso and legs, float32 [3,320], each summing to 1 (or 0 where too little is seen).
-
-    lab uint8 [h,w,3]; mask bool [h,w]; 5 x 8 x 8 bins of L, a, b, the chroma bins 10 units wide around grey.
-    """
-    ys, xs = np.nonzero(mask)
-    shoulders = body.points[[LEFT_SHOULDER, RIGHT_SHOULDER]].mean(0) / factor
-    hips = body.points[[LEFT_HIP, RIGHT_HIP]].mean(0) / factor
-    axis = hips - shoulders
-    along = ((np.stack([xs, ys], -1) + 0.5 - shoulders) @ axis) / max(float(axis @ axis), 1e-6)
-    part = (along > 0).astype(int) + (along > 1)
-    L, a, b = lab[ys, xs].astype(int).T
-    bins = (L // 52) * 64 + np.clip((a - 88) // 10, 0, 7) * 8 + np.clip((b - 88) // 10, 0, 7)
-    out = np.stack([np.bincount(bins[part == k], minlength=320) for k in range(3)]).astype(np.float32)
-    total = out.sum(1, keepdims=True)
-    return np.where(total >= 6, out / np.maximum(total, 1), 0).astype(np.float32)
-
-
-def hellinger(a: np.ndarray, b: np.ndarray) -> float:
-    """Hellinger distance in [0,1] of two looks, mean over the parts that both have (0.5 when there is none)."""
-    common = (a.sum(1) > 0) & (b.sum(1) > 0)
-    if not common.any():
-        return 0.5
-    p, q = (x[common] / x[common].sum(1, keepdims=True) for x in (a, b))
-    return float(np.sqrt(np.clip(1 - np.sqrt(p * q).sum(1), 0, 1)).mean())
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two bool masks; 0 when both are empty."""
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 0.0

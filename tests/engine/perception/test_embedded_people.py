@@ -10,9 +10,9 @@ import pytest
 from engine.geometry.camera import invert, transform
 from engine.perception.embedded import EmbeddedTracker, EmbeddedTrackerOptions
 from engine.perception.embedded import pose as pose_module
+from engine.perception.embedded.link import Person, hellinger, join_pieces, overlap
 from engine.perception.embedded.masks import main_parts
-from engine.perception.embedded.people import hellinger, overlap
-from engine.perception.embedded.pose import Roi, model_file
+from engine.perception.embedded.pose import Body, Roi, model_file
 from engine.perception.protocols import Tracker
 from engine.synthetic import make_world, render
 from engine.synthetic.perceive import clip_of
@@ -171,6 +171,66 @@ def test_a_missing_model_names_the_command(monkeypatch):
     monkeypatch.setattr(pose_module.importlib.metadata, "files", absent)
     with pytest.raises(FileNotFoundError, match="pip install"):
         model_file(pose_module.DETECTOR)
+
+
+def person(frames, x, colour, piece=1):
+    """A person 40 pixels large at x(t), all of whose pixels have one colour."""
+    look = np.zeros((3, 320), np.float32)
+    look[:, colour] = 1
+    bodies = {}
+    for t in frames:
+        points = np.tile(np.float32([x(t), 50]), (35, 1))
+        points[34] += (0, -16)
+        bodies[t] = Body(Roi.around(*points[33:]), 0.9, points, np.ones(33), np.zeros((33, 3)), np.zeros((1, 1)))
+    return Person(bodies, look, piece)
+
+
+def same(a, b):
+    return abs(a.points[0, 0] - b.points[0, 0]) < 10
+
+
+def test_pieces_that_alternate_are_one_person():
+    still = [person(range(t, t + 5), lambda t: 80, 7) for t in range(0, 40, 5)]
+    alternating = [
+        Person({t: b for p in still[k::2] for t, b in p.bodies.items()}, still[0].look, pieces=4) for k in (0, 1)
+    ]
+    (one,) = join_pieces(alternating, same, 0.45)
+    assert sorted(one.bodies) == list(range(40))
+    assert one.pieces == 8
+    assert len(join_pieces(still, same, 0.45)) == 1
+
+
+def test_two_people_who_cross_stay_two_even_when_they_look_alike():
+    right, left = (lambda t: 4.0 * t), (lambda t: 160 - 4.0 * t)
+    hidden = [person(range(18), right, 7), person(range(24, 41), right, 7), person(range(41), left, 7)]
+    people = join_pieces(hidden, same, 0.45)
+    assert sorted(len(p.bodies) for p in people) == [35, 41]
+    assert {p.bodies[0].points[0, 0] for p in people} == {0.0, 160.0}
+
+
+def test_another_look_or_a_leap_is_another_person():
+    here = person(range(0, 20, 2), lambda t: 80, 7)
+    assert len(join_pieces([here, person(range(1, 20, 2), lambda t: 80, 9)], same, 0.45)) == 2
+    assert len(join_pieces([here, person(range(1, 20, 2), lambda t: 300, 7)], same, 0.45)) == 2
+    assert len(join_pieces([here, person(range(20), lambda t: 82, 7)], same, 0.45)) == 1  # always at one place
+
+
+def test_a_tree_that_passes_for_somebody_is_nobody():
+    """Its pieces are clear enough alone; that they break all the time gives it away."""
+    view = render(make_world("street", "rotation", agents=3, seed=5, frames=17, height=240, width=416))
+    tracks = track(clip_of(view))
+    assert sorted(usual(o) for o in owners(view, tracks)) == [1, 2]
+
+
+@pytest.mark.real
+def test_a_dancer_upside_down_is_one_person(real_data, walk):
+    _, clip, _ = walk
+    frames = _decode(real_data / "person_video" / "davis_breakdance_flare" / "video.mp4")[::2]
+    frames = np.stack([cv2.resize(f, (832, 468), interpolation=cv2.INTER_AREA) for f in frames])
+    times = np.arange(len(frames)) / 12
+    tracks = track(replace(clip, frames=frames, K=None, fps=12.0, times=times, source_frames=np.arange(len(frames))))
+    (dancer,) = tracks.subjects
+    assert (dancer.score > 0).mean() > 0.85
 
 
 @pytest.mark.real
