@@ -43,7 +43,7 @@ def classify_motion(tracks: PointTracks, K: np.ndarray, width: int, options: Mot
     """
     count = tracks.uv.shape[1]
     unit = width / 832
-    long = tracks.longest(min(count, max(3, count // 6)))
+    long = long_tracks(tracks, options.minimum_tracks)
     eye, ones = np.repeat(np.eye(3)[None], count, 0), np.ones(count)
     if len(long.uv) < options.minimum_tracks or not (long.seen.sum(0) >= 6).all():
         return Motion("failed", eye, ones, np.inf, np.inf, np.inf)
@@ -60,6 +60,15 @@ def classify_motion(tracks: PointTracks, K: np.ndarray, width: int, options: Mot
     if zoom < limit:
         return Motion("zoom", R_zoom, focal_zoom, displacement, rotation, zoom)
     return Motion("general", R, ones, displacement, rotation, zoom)
+
+
+def long_tracks(tracks: PointTracks, minimum: int = 24) -> PointTracks:
+    """The tracks that live for a sixth of the clip or, where blur ends them sooner and some frame would hold fewer than
+    `minimum`, for half as long, and so on down to three frames."""
+    length = max(3, tracks.uv.shape[1] // 6)
+    while length > 3 and (tracks.longest(length).seen.sum(0) < minimum).any():
+        length = max(3, length // 2)
+    return tracks.longest(min(tracks.uv.shape[1], length))
 
 
 def displacement_px(uv: np.ndarray) -> float:
@@ -115,12 +124,13 @@ def fit_turning(
 
 
 def _fit_focal(uv: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The turning camera with the shared focal factor in 0.7..1.4 that explains the tracks best (golden section)."""
+    """The turning camera with the shared focal factor in 0.6..2.5 that explains the tracks best (golden section): from
+    a wide angle to a tele lens, whose pans are common in sports."""
     golden = (np.sqrt(5) - 1) / 2
-    low, high = np.log(0.7), np.log(1.4)
+    low, high = np.log(0.6), np.log(2.5)
     at = [high - golden * (high - low), low + golden * (high - low)]
     fits = [fit_turning(uv, K, False, float(np.exp(x)), 6) for x in at]
-    for _ in range(8):
+    for _ in range(9):
         if fits[0][2] < fits[1][2]:
             high, at[1], fits[1] = at[1], at[0], fits[0]
             at[0] = high - golden * (high - low)

@@ -11,6 +11,18 @@ def keyframes(count: int, every: int) -> np.ndarray:
     return np.unique(np.r_[np.arange(0, count, every), count - 1])
 
 
+def shared_keyframes(seen: np.ndarray, every: int, share: float = 0.5) -> np.ndarray:
+    """Frame indices int64 from the first to the last, at most `every` apart and closer where tracks die quickly: at
+    least `share` of a keyframe's tracks live on to the next one (or it is the very next frame). seen bool [M,T]."""
+    count, keys = seen.shape[1], [0]
+    while keys[-1] < count - 1:
+        last = keys[-1]
+        alive = seen[seen[:, last]]
+        following = range(min(last + every, count - 1), last, -1)
+        keys.append(next((t for t in following if alive[:, t].sum() >= share * len(alive)), last + 1))
+    return np.array(keys)
+
+
 def observe(
     uv: np.ndarray, depth: np.ndarray | None, frames: np.ndarray, minimum: int
 ) -> tuple[Observations, np.ndarray]:

@@ -2,7 +2,8 @@
 
 A short window of keyframes is bootstrapped twice, from points on a sphere and a camera at rest (Yu & Gallup 2014, "3D
 reconstruction from accidental motion", which also holds under pure forward motion) and from the five-point essential
-matrix (Nister 2004); the better of the two after bundle adjustment grows keyframe by keyframe.
+matrix (Nister 2004); the better of the two after bundle adjustment grows keyframe by keyframe, to both sides, and over
+weak frames by velocity.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,13 @@ import numpy as np
 from engine.geometry.bundle import Bundle, Observations, Prior, Solution, adjust
 from engine.geometry.camera import first_frame_world, interpolate_poses, invert, pose, rays, transform
 from engine.geometry.classify import Motion, MotionOptions, classify_motion, fit_turning
-from engine.geometry.keyframes import build_bundle, first_seen, keyframes, observe
+from engine.geometry.keyframes import build_bundle, first_seen, observe, shared_keyframes
 from engine.geometry.odometry import refine_poses, solve_pnp
 from engine.geometry.reprojection import median_of, reprojection_errors, share_within, turning_errors
 from engine.geometry.tracks import PointTracks
 from engine.types import CameraKind
+
+LOCAL = 8  # keyframes of a local bundle adjustment while the map grows
 
 
 @dataclass(frozen=True)
@@ -60,77 +63,134 @@ def solve_monocular(
     motion = classify_motion(tracks, K, round(2 * K[0, 2]), MotionOptions())
     if motion.kind != "general":
         return _turning(uv, K, motion)
-    keys = keyframes(uv.shape[1], keyframe_every)
-    grown = _Map(uv, K, keys, focal_sigma).grow()
-    if grown is None:
-        return _turning(uv, K, replace(motion, kind="failed", R=np.repeat(np.eye(3)[None], uv.shape[1], 0)))
-    solution, chosen, points_of = grown
-    return _finish(uv, K, keys[:chosen], solution, points_of, motion)
+    keys = shared_keyframes(tracks.seen, keyframe_every)
+    best = None
+    for start in (0, len(keys) // 2, len(keys) // 4):
+        if len(keys) - start < 3:
+            continue
+        grown = _Map(uv, K, keys, focal_sigma)
+        solved = grown.grow(start)
+        if solved is not None and abs(solved[0].bundle.log_focal) > 3 * focal_sigma > 0:
+            # A lens that the prior excludes bends a drifting path straight: hold the focal length instead.
+            grown = _Map(uv, K, keys, 0.0)
+            solved = grown.grow(start)
+        if solved is None:
+            continue
+        found = _finish(uv, K, keys, *solved, motion, len(grown.weak) / len(keys))
+        if best is None or found.inliers.mean() > best.inliers.mean():
+            best = found
+        if best.kind == "general" and best.inliers.mean() > 0.7:
+            break
+    if best is None:
+        return _turning(uv, K, replace(motion, kind="failed"))
+    return best
 
 
 class _Map:
-    """Incremental structure from motion over keyframes."""
+    """Incremental structure from motion over keyframes, grown to both sides of a bootstrapped window.
+
+    c2w [F,4,4] of the keyframes (known in `begin`..`end`), points [M,3] of the tracks (NaN = unknown), the log of the
+    factor on the focal length, and `weak`, the keyframes whose pose no points support.
+    """
 
     def __init__(self, uv: np.ndarray, K: np.ndarray, keys: np.ndarray, focal_sigma: float):
         self.uv, self.K, self.keys, self.focal_sigma = uv, K.astype(np.float64), keys, focal_sigma
+        self.c2w = np.repeat(np.eye(4)[None], len(keys), 0)
+        self.points = np.full((len(uv), 3), np.nan)
+        self.log_focal = 0.0
+        self.begin = self.origin = self.end = 0
+        self.weak: set[int] = set()
 
-    def grow(self) -> tuple[Solution, int, np.ndarray] | None:
-        """(solution over the first `n` keyframes, n, rows of its points); None when no start was found."""
-        size = self._window()
-        starts = [s for s in (self._rest(size), self._essential(size)) if s is not None]
+    def grow(self, start: int) -> tuple[Solution, np.ndarray] | None:
+        """(solution over all keyframes, rows of its points) from a window at keyframe `start`; None without one."""
+        size = self._window(start)
+        self.begin = self.origin = start
+        self.end = start + size
+        starts = [s for s in (self._rest(), self._essential()) if s is not None]
         if not starts:
             return None
-        solution, rows = min(starts, key=lambda s: s[0].cost)
-        for n in range(size + 1, len(self.keys) + 1):
-            extended = self._extend(solution.bundle, rows, n)
-            if extended is None:
-                break
-            solution, rows = self._adjust(*extended, n, 6, free_focal=n >= 8)
-        n = len(solution.bundle.c2w)
-        observations, _ = observe(self.uv, None, self.keys[:n], 3)
-        solution, rows = self._adjust(solution.bundle, observations, rows, n, 60, free_focal=True)
-        return solution, n, rows
+        self._take(start, *min(starts, key=lambda s: s[0].cost))
+        while self.end < len(self.keys):
+            self._place(self.end, self.end - 1, self.end - 2)
+            self.end += 1
+            self._settle(max(self.begin, self.end - LOCAL), self.end)
+        while self.begin > 0:
+            self._place(self.begin - 1, self.begin, self.begin + 1)
+            self.begin -= 1
+            self._settle(self.begin, min(self.end, self.begin + LOCAL))
+        return self._adjust(0, self.end, 60, free_focal=True)
 
-    def _window(self) -> int:
+    def _settle(self, begin: int, end: int) -> None:
+        """A few steps over the newest keyframes; over all of them, with the focal length, as often as they double."""
+        known = self.end - self.begin
+        if known >= LOCAL and (known & (known - 1)) == 0:
+            self._take(self.begin, *self._adjust(self.begin, self.end, 6, free_focal=True))
+        else:
+            self._take(begin, *self._adjust(begin, end, 6, free_focal=False))
+
+    def _window(self, start: int) -> int:
         """Keyframes of the bootstrap: until the median parallax beyond rotation reaches 3 % of the focal length."""
-        for size in range(3, len(self.keys) + 1):
-            both = np.isfinite(self.uv[:, self.keys[:size], 0]).all(1)
+        left = len(self.keys) - start
+        for size in range(3, left + 1):
+            keys = self.keys[start : start + size]
+            both = np.isfinite(self.uv[:, keys, 0]).all(1)
             if both.sum() < 40:
                 return max(3, size - 1)
-            _, _, parallax = fit_turning(self.uv[both][:, self.keys[:size]], self.K, zoom=False, iterations=4)
+            _, _, parallax = fit_turning(self.uv[both][:, keys], self.K, zoom=False, iterations=4)
             if parallax > 0.03 * self.K[0, 0] or size == 10:
                 return size
-        return len(self.keys)
+        return left
 
-    def _adjust(self, bundle: Bundle, observations: Observations, rows, n: int, steps: int, free_focal: bool):
-        centre = float(np.median(bundle.log_depth))
+    def _adjust(self, begin: int, end: int, steps: int, free_focal: bool) -> tuple[Solution, np.ndarray]:
+        """Bundle adjustment of keyframes begin..end - 1 from what is known of them."""
+        observations, rows = observe(self.uv, None, self.keys[begin:end], 3)
+        bundle = build_bundle(self.c2w[begin:end], self.points[rows], observations, self.K, self.log_focal)
+        return self._minimise(bundle, observations, rows, begin, steps, free_focal)
+
+    def _minimise(self, bundle: Bundle, observations: Observations, rows, begin: int, steps: int, free_focal: bool):
+        n = len(bundle.c2w)
+        centre = float(np.median(bundle.log_depth)) if len(bundle.log_depth) else 0.0
+        # What was grown before holds a local window: its two oldest keyframes, on the side it grows from.
+        held: tuple[int, ...] = (min(max(self.origin - begin, 0), n - 1),)
+        if n < self.end - self.begin:
+            held = (0, 1) if begin > self.begin else (n - 2, n - 1)
         prior = Prior(
-            times=self.keys[:n].astype(np.float64),
+            times=self.keys[begin : begin + n].astype(np.float64),
             # 3 % of the median depth per frame squared: only a camera that sees nothing is held by it
             acceleration_sigma=np.full(n, 0.03 * np.exp(centre)),
             focal_sigma=self.focal_sigma if free_focal else 0.0,
             log_depth_sigma=3.0,
             log_depth=centre,
+            fixed=held,
         )
         return adjust(bundle, observations, self.K, prior, iterations=steps, tolerance=1e-5), rows
 
-    def _rest(self, n: int) -> tuple[Solution, np.ndarray]:
+    def _take(self, begin: int, solution: Solution, rows: np.ndarray) -> None:
+        """Keep what a solution over the keyframes from `begin` on found."""
+        bundle = solution.bundle
+        self.c2w[begin : begin + len(bundle.c2w)] = bundle.c2w
+        self.points[rows] = bundle.world_points()
+        self.log_focal = bundle.log_focal
+
+    def _rest(self) -> tuple[Solution, np.ndarray]:
         """From a camera that only turns, and all points at depth 1."""
-        observations, rows = observe(self.uv, None, self.keys[:n], 3)
+        keys = self.keys[self.begin : self.end]
+        observations, rows = observe(self.uv, None, keys, 3)
         first = first_seen(observations, len(rows))
-        R, _, _ = fit_turning(self.uv[rows][:, self.keys[:n]], self.K, zoom=False, iterations=4)
+        R, _, _ = fit_turning(self.uv[rows][:, keys], self.K, zoom=False, iterations=4)
         bundle = Bundle(
-            c2w=pose(R, np.zeros((n, 3))),
-            log_scale=np.zeros(n),
+            c2w=pose(R, np.zeros((len(keys), 3))),
+            log_scale=np.zeros(len(keys)),
             anchor=observations.frame[first],
             ray=rays(self.K, observations.uv[first])[:, :2],
             log_depth=np.zeros(len(rows)),
         )
-        return self._adjust(bundle, observations, rows, n, 40, free_focal=False)
+        return self._minimise(bundle, observations, rows, self.begin, 40, free_focal=False)
 
-    def _essential(self, n: int) -> tuple[Solution, np.ndarray] | None:
+    def _essential(self) -> tuple[Solution, np.ndarray] | None:
         """From the relative pose of the first and the last keyframe of the window."""
-        a, b = self.keys[0], self.keys[n - 1]
+        keys = self.keys[self.begin : self.end]
+        a, b = keys[0], keys[-1]
         both = np.flatnonzero(np.isfinite(self.uv[:, a, 0]) & np.isfinite(self.uv[:, b, 0]))
         if len(both) < 20:
             return None
@@ -148,29 +208,33 @@ class _Map:
         points = np.full((len(self.uv), 3), np.nan)
         points[both[good]] = X[good] * scale
         ends = np.stack([np.eye(4), invert(pose(R, t[:, 0] * scale))])
-        c2w = interpolate_poses(self.keys[:n].astype(float), np.array([a, b], float), ends)
-        c2w[1:-1] = refine_poses(self.uv[:, self.keys[:n]], points, c2w, self.K, np.arange(1, n - 1))[1:-1]
-        observations, rows = observe(self.uv, None, self.keys[:n], 3)
-        return self._adjust(
-            build_bundle(c2w, points[rows], observations, self.K), observations, rows, n, 40, free_focal=False
-        )
+        c2w = interpolate_poses(keys.astype(float), np.array([a, b], float), ends)
+        c2w[1:-1] = refine_poses(self.uv[:, keys], points, c2w, self.K, np.arange(1, len(keys) - 1))[1:-1]
+        observations, rows = observe(self.uv, None, keys, 3)
+        bundle = build_bundle(c2w, points[rows], observations, self.K)
+        return self._minimise(bundle, observations, rows, self.begin, 40, free_focal=False)
 
-    def _extend(self, bundle: Bundle, rows: np.ndarray, n: int) -> tuple[Bundle, Observations, np.ndarray] | None:
-        """The bundle with keyframe n - 1 and the tracks that now are seen in three keyframes, or None when lost."""
-        points = np.full((len(self.uv), 3), np.nan)
-        points[rows] = bundle.world_points()
-        t = self.keys[n - 1]
+    def _place(self, new: int, near: int, far: int) -> None:
+        """The pose of keyframe `new` beside the known `near` and `far`: from points; where they do not tell (blur, a
+        burst of occlusion), the turn that the shared tracks show and the velocity before, and the keyframe is weak."""
+        t, before = self.keys[new], self.keys[near]
         K = self.K.copy()
-        K[[0, 1], [0, 1]] *= np.exp(bundle.log_focal)
-        known = np.flatnonzero(np.isfinite(self.uv[:, t, 0]) & np.isfinite(points[:, 0]))
-        found = solve_pnp(points[known], self.uv[known, t], K, bundle.c2w[-1], 4.0, 10)
-        if found is None:
-            found = solve_pnp(points[known], self.uv[known, t], K, bundle.c2w[-1], 12.0, 10)
-        if found is None:
-            return None
-        c2w = np.concatenate([bundle.c2w, found[0][None]])
-        observations, now = observe(self.uv, None, self.keys[:n], 3)
-        return build_bundle(c2w, points[now], observations, self.K, bundle.log_focal), observations, now
+        K[[0, 1], [0, 1]] *= np.exp(self.log_focal)
+        known = np.flatnonzero(np.isfinite(self.uv[:, t, 0]) & np.isfinite(self.points[:, 0]))
+        for threshold in (4.0, 12.0):
+            found = solve_pnp(self.points[known], self.uv[known, t], K, self.c2w[near], threshold, 10)
+            # a blunder of ten points far from the path is no support
+            if found is not None and found[1].mean() > 0.2:
+                self.c2w[new] = found[0]
+                return
+        self.weak.add(new)
+        step = (t - before) / (before - self.keys[far])
+        centre = self.c2w[near, :3, 3] + step * (self.c2w[near, :3, 3] - self.c2w[far, :3, 3])
+        R = self.c2w[near, :3, :3]
+        both = np.isfinite(self.uv[:, [before, t], 0]).all(1)
+        if both.sum() >= 6:
+            R = R @ fit_turning(self.uv[both][:, [before, t]], K, zoom=False, iterations=4)[0][1]
+        self.c2w[new] = pose(R, centre)
 
 
 def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
@@ -192,7 +256,7 @@ def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
     )
 
 
-def _finish(uv, K, keys, solution: Solution, rows, motion: Motion) -> Reconstruction:
+def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: float) -> Reconstruction:
     """All frames from the keyframes, the scale normalised, everything measured."""
     bundle = solution.bundle
     K = K.astype(np.float64).copy()
@@ -214,13 +278,12 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion) -> Reconstruc
     c2w = first_frame_world(c2w)
     c2w[:, :3, 3] /= unit
     inliers = share_within(errors, 2.0)
-    lost = keys[-1] < count - 1
     return Reconstruction(
         c2w=c2w,
         K=np.repeat(K[None], count, 0),
         points=transform(world, points) / unit,
         log_sigma=log_sigma,
-        kind="failed" if lost or np.median(inliers) < 0.3 else "general",
+        kind="failed" if weak > 0.25 or np.median(inliers) < 0.3 else "general",
         inliers=inliers,
         reprojection=median_of(errors),
         quality={
