@@ -84,7 +84,8 @@ bench-train: setup ## SAWG and WSA beside plain Wan; on a GPU also step time, MF
 	@$(RUN) tests/bench/bench_train.py $(OPTIONS)
 
 bench-accuracy: setup ## Accuracy on synthetic worlds against exact truth; non-zero when a goal is missed
-	@$(RUN) tests/bench/accuracy.py $(OPTIONS)
+	@$(RUN) tests/bench/accuracy.py --seeds 8 $(OPTIONS)
+	@$(RUN) tests/bench/accuracy.py --perception embedded --seeds 2 $(OPTIONS)
 
 lint: setup ## ruff, formatting, types, generated pages
 	@$(VENV)/bin/ruff check .
