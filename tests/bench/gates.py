@@ -133,7 +133,8 @@ def show_paths(archive: Path) -> None:
     for low, high in ((0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.01)):
         of = jerk[(straight >= low) & (straight < high)]
         cells = " ".join(f"p{p} {np.percentile(of, p):.1f}" for p in (50, 75, 90, 95, 99, 100))
-        print(f"  {low:.1f} to {min(high, 1):.1f}: {len(of)} windows, {cells}")
+        above = ", ".join(f"{np.mean(of > limit):.1%} above {limit:g}" for limit in GateOptions().camera_jerk_relative)
+        print(f"  {low:.1f} to {min(high, 1):.1f}: {len(of)} windows, {cells}; {above}")
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[tuple[str, dict, dict]]:
