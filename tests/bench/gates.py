@@ -100,7 +100,11 @@ def report(rows: list[dict]) -> int:
     bad = [v for r, v in zip(rows, found, strict=True) if not r["ate"] <= CATASTROPHIC]
     for name in ("ate", "rotation_deg", "scale"):
         values = np.abs([r.get(name, float("nan")) for r in rows])
-        print(f"|{name}|: median {np.median(values):.4f}, worst {np.max(values):.4f}")
+        known = values[np.isfinite(values)]  # a path that is one point has neither
+        if len(known):
+            print(
+                f"|{name}|: median {np.median(known):.4f}, worst {np.max(known):.4f}, none for {len(rows) - len(known)}"
+            )
     print("verdicts: " + ", ".join(f"{found.count(v)} {v}" for v in ("kept", "flagged", "rejected")))
     print(f"good clips (ATE <= {GOOD:.0%}): {len(good)}, of which {good.count('kept')} kept")
     print(f"catastrophic clips (ATE > {CATASTROPHIC:.0%}): {len(bad)}, of which {bad.count('rejected')} rejected")
