@@ -10,7 +10,7 @@ import torch.distributed as dist
 from trainer_ranks import options
 from trainer_worlds import members, write_shards
 
-from shards.dataset import open_dataset
+from shards.dataset import BadSample, open_dataset
 from shards.run import status
 from trainer.data import DataError, TrainingStream, assemble, chosen_pairs, draw_dropout, split_units
 from trainer.encode import EncodeOnline, encode_shards, open_clips
@@ -206,3 +206,24 @@ def test_samples_are_chosen_by_their_verdict(micro):
     assert len(chosen_pairs(dataset, o.data)) == 6
     with pytest.raises(DataError, match="there are 6 kept"):
         chosen_pairs(dataset, dataclasses.replace(o.data, verdicts=["rejected"]))
+
+
+@pytest.mark.fault
+def test_damaged_shards_are_named_and_cost_only_their_samples(micro, tmp_path):
+    """A flipped byte in a sample shard: ahead, that sample is quarantined and the others go on; online, it is named."""
+    o = micro[0]
+    shards = write_shards(tmp_path / "shards", 3, pairs=True, N=2)
+    tar = sorted(shards.glob("*.tar"))[0]
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 255
+    tar.write_bytes(data)
+    with distributed():
+        done = encode_shards(open_dataset(shards), str(tmp_path / "latents"), o.model.encoders, o.data.clip, CPU)
+    assert (done.committed, done.quarantined) == (5, 1)
+    dataset = open_dataset(shards)
+    online = EncodeOnline(dataset, o.model.encoders, o.data.clip, CPU)
+    good = set(open_dataset(str(tmp_path / "latents")).order)
+    (bad,) = set(dataset.order) - good
+    with pytest.raises(BadSample, match=bad):
+        online(bad)
+    assert {online(key).key for key in good} == good

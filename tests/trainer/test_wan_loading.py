@@ -84,6 +84,33 @@ def test_absent_truncated_and_incomplete_files(official, tmp_path):
         load_weights(model(False), folder)
 
 
+@pytest.mark.parametrize(
+    ("weights", "patterns", "place"),
+    [
+        ("hf://owner/repo/Phantom_Wan_14B*", ["Phantom_Wan_14B*", "Phantom_Wan_14B*/*"], ""),
+        ("hf://owner/repo/Wan2.1_VAE.pth", ["Wan2.1_VAE.pth", "Wan2.1_VAE.pth/*"], "Wan2.1_VAE.pth"),
+        ("hf://owner/repo", ["models_t5*.pth"], ""),
+    ],
+)
+def test_only_what_is_needed_is_fetched_from_the_hub(monkeypatch, tmp_path, weights, patterns, place):
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert locate(weights, "abc", only=["models_t5*.pth"]) == tmp_path / place
+    assert asked == [("owner/repo", "abc", patterns)]
+
+    def offline(*arguments, **named):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(CheckpointError, match=r"no route to host.*HF_ENDPOINT"):
+        locate(weights)
+
+
 @torch.no_grad()
 def test_export_loads_here_and_in_diffusers(tmp_path):
     torch.manual_seed(0)
