@@ -20,6 +20,14 @@ class MovingOptions:
     carried: float = option(
         0.12, "least area of a carried or ridden thing that takes the label, as a share of the person's area"
     )
+    extent: float = option(
+        0.5, "farthest that it sticks out to the left or right of the person, as a share of the person's larger side"
+    )
+    aperture: float = option(
+        0.3,
+        "least share of a place's gradient along the difference of the two motions, 0..1: an edge that runs along it "
+        "(a rail, a road's line; 17 degrees) looks the same under both and does not vote",
+    )
 
 
 def find_moving(
@@ -50,17 +58,23 @@ def find_moving(
     small = np.stack([cv2.resize(x, (w, h), interpolation=cv2.INTER_NEAREST) for x in labels])
     people = np.stack([cv2.resize(d.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0 for d in dynamic])
     for label in range(1, int(labels.max(initial=0)) + 1):
-        frames = [t for t in range(count) if (small[t] == label).sum() >= 16]
-        boxes = _windows([small[t] == label for t in frames], o.reach) if frames else []
-        votes = [
-            _votes(small[t] == label, people[t], box, t, gray, flows, o) for t, box in zip(frames, boxes, strict=True)
-        ]
-        for t, box in zip(frames, boxes, strict=True):
-            nearby = np.array([v for s, v in zip(frames, votes, strict=True) if abs(s - t) <= o.steady])
-            cast = np.abs(nearby).sum(0)
-            mean = nearby.sum(0) / (cast + 2)  # two votes against: a place that nobody voted on stays out
-            joined = cv2.morphologyEx((mean > o.join).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-            _join(labels[t], dynamic[t], joined, box, label, width / w, kernel, o)
+        frames = np.array([t for t in range(count) if (small[t] == label).sum() >= 16])
+        if not len(frames):
+            continue
+        masks = [small[t] == label for t in frames]
+        boxes = _windows(masks, o.reach)
+        own = np.stack([_cut(m.astype(np.float32), box) > 0.5 for m, box in zip(masks, boxes, strict=True)])
+        votes = np.stack(
+            [_votes(small[t] == label, people[t], box, t, gray, flows, o) for t, box in zip(frames, boxes, strict=True)]
+        )
+        joined = np.stack([_elected(votes[abs(frames - t) <= o.steady], o) for t in frames])
+        carried = np.stack(
+            [_carried(j, own[abs(frames - t) <= o.steady].mean(0), o) for t, j in zip(frames, joined, strict=True)]
+        )
+        for t, box, j in zip(frames, boxes, joined, strict=True):
+            # A thing is carried in most of the frames around, or not at all.
+            usually = carried[abs(frames - t) <= o.steady].mean(0) > 0.5
+            _join(labels[t], dynamic[t], j, usually & j, box, label, width / w, kernel)
     return labels, dynamic | (labels > 0)
 
 
@@ -107,13 +121,29 @@ def _vote(flow, own, anyone, box, image, neighbour, o: MovingOptions) -> np.ndar
     stays = np.min([_mismatch(here, neighbour, box, k * behind, free) for k in (0.6, 0.8, 1.0, 1.25, 1.6)], 0)
     along = np.full_like(stays, np.inf)
     told = np.zeros(stays.shape, bool)
+    texture = _texture(here)
     for motion in (local, whole):
         apart = np.linalg.norm(motion - behind, axis=-1) > o.least
+        apart &= _seen_along(motion - behind, texture) > o.aperture
         along = np.minimum(along, np.where(apart, _mismatch(here, neighbour, box, motion, free), np.inf))
         told |= apart
     # Two grey levels of difference tell the two apart; places without texture do not vote.
     vote = np.where(along < stays - 2, 1.0, np.where(stays < along - 2, -1.0, 0.0))
     return (vote * told * background).astype(np.float32)
+
+
+def _texture(image: np.ndarray) -> np.ndarray:
+    """Structure tensor float32 [GRID,GRID,3] (xx, xy, yy) over 9 x 9 places: what the comparison of pictures sees."""
+    x, y = cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1)
+    return cv2.blur(np.stack([x * x, x * y, y * y], -1), (9, 9))
+
+
+def _seen_along(motion: np.ndarray, texture: np.ndarray) -> np.ndarray:
+    """float32 [GRID,GRID] in [0,1]: the root mean square gradient along `motion` over the whole gradient."""
+    u, v = motion[..., 0], motion[..., 1]
+    along = u * u * texture[..., 0] + 2 * u * v * texture[..., 1] + v * v * texture[..., 2]
+    whole = (u * u + v * v) * (texture[..., 0] + texture[..., 2])
+    return np.sqrt(np.maximum(along, 0) / np.maximum(whole, 1e-6))
 
 
 def _affine(flow: np.ndarray, where: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -154,26 +184,58 @@ def _cut(field: np.ndarray, box: np.ndarray, outside: float = 0) -> np.ndarray:
     return cv2.warpAffine(field, M, (GRID, GRID), flags=flags, borderValue=(outside,) * 4)
 
 
-def _join(labels, dynamic, joined, box, label, factor, kernel, o: MovingOptions) -> None:
-    """Write the joined grid into a frame's labels [H,W] and dynamic [H,W], in place."""
-    height, width = labels.shape
-    sx, sy = factor * (box[2] - box[0]) / GRID, factor * (box[3] - box[1]) / GRID
-    M = np.array([[sx, 0, factor * box[0] + 0.5 * sx - 0.5], [0, sy, factor * box[1] + 0.5 * sy - 0.5]])
-    full = cv2.warpAffine(joined.astype(np.float32), M, (width, height), flags=cv2.INTER_LINEAR) > 0.5
-    person = labels == label
-    touching = cv2.dilate(person.astype(np.uint8), kernel, iterations=2) > 0
-    rows = np.flatnonzero(person.any(1))
+def _elected(votes: np.ndarray, o: MovingOptions) -> np.ndarray:
+    """bool [GRID,GRID] from votes [n,GRID,GRID] of neighbouring frames: what goes with the person."""
+    mean = votes.sum(0) / (np.abs(votes).sum(0) + 2)  # two votes against: a place that nobody voted on stays out
+    return cv2.morphologyEx((mean > o.join).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+
+
+def _carried(joined: np.ndarray, presence: np.ndarray, o: MovingOptions) -> np.ndarray:
+    """bool [GRID,GRID]: the connected things among what `joined` that touch the person, reach above its feet, and are
+    neither specks nor beyond what one carries or rides. `presence` is the share of frames with the person there."""
+    person = presence > 0.5
+    out = np.zeros_like(joined)
+    if not person.any():
+        return out
+    swept = presence > 0.1  # limbs come and go: the feet of somebody who pedals are at their lowest in few frames
+    rows, columns = np.flatnonzero(swept.any(1)), np.flatnonzero(swept.any(0))
     feet = rows[-1] - 0.1 * (rows[-1] - rows[0])  # the lowest tenth is feet and the ground around them
-    # Nobody carries somebody else, or what is next to somebody else.
-    strangers = cv2.dilate(((labels > 0) & ~person).astype(np.uint8), kernel, iterations=2) > 0
-    count, part = cv2.connectedComponents((full & ~person & ~strangers).astype(np.uint8))
+    side = max(np.ptp(rows), np.ptp(columns)) + 1
+    touching = cv2.dilate((presence > 0.2).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    count, part = cv2.connectedComponents((joined & ~person).astype(np.uint8))
     for k in range(1, count):
         thing = part == k
-        if not (thing & touching).any():
-            continue
-        dynamic |= cv2.dilate(thing.astype(np.uint8), kernel) > 0
         above = thing[: int(feet)].sum() / thing.sum()
-        if above > 0.4 and o.carried < thing.sum() / person.sum() < 3:  # a bicycle with its gaps is 2
-            # The margin between the person and its thing belongs to them too.
-            whole = cv2.morphologyEx((thing | person).astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2) > 0
-            labels[whole & (labels == 0)] = label
+        beyond = np.flatnonzero(thing.any(0))
+        out_left, out_right = columns[0] - beyond[0], beyond[-1] - columns[-1]
+        within = max(out_left, out_right) <= o.extent * side
+        # A bicycle with its gaps is twice its rider.
+        if (thing & touching).any() and above > 0.4 and within and o.carried < thing.sum() / person.sum() < 3:
+            out |= thing
+    return out
+
+
+def _join(labels, dynamic, joined, carried, box, label, factor, kernel) -> None:
+    """Write what joined a person, and the part of it that is carried (bool [GRID,GRID]), into a frame's dynamic and
+    labels [H,W], in place."""
+    person = labels == label
+    # Nobody carries somebody else, or what is next to somebody else.
+    strangers = cv2.dilate(((labels > 0) & ~person).astype(np.uint8), kernel, iterations=2) > 0
+    free = ~person & ~strangers
+    full = _spread(joined, box, labels.shape, factor) & free
+    _, part = cv2.connectedComponents(full.astype(np.uint8))
+    touching = cv2.dilate(person.astype(np.uint8), kernel, iterations=2) > 0
+    beside = np.isin(part, np.setdiff1d(np.unique(part[touching]), 0))
+    dynamic |= cv2.dilate(beside.astype(np.uint8), kernel) > 0
+    thing = _spread(carried, box, labels.shape, factor) & beside
+    # The margin between the person and its thing belongs to them too.
+    whole = cv2.morphologyEx((thing | person).astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2) > 0
+    if thing.any():
+        labels[whole & (labels == 0)] = label
+
+
+def _spread(grid: np.ndarray, box: np.ndarray, shape: tuple[int, int], factor: float) -> np.ndarray:
+    """A bool grid over `box` (small pixels) as bool [H,W] of the whole frame, `factor` times larger."""
+    sx, sy = factor * (box[2] - box[0]) / GRID, factor * (box[3] - box[1]) / GRID
+    M = np.array([[sx, 0, factor * box[0] + 0.5 * sx - 0.5], [0, sy, factor * box[1] + 0.5 * sy - 0.5]])
+    return cv2.warpAffine(grid.astype(np.float32), M, shape[::-1], flags=cv2.INTER_LINEAR) > 0.5

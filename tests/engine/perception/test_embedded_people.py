@@ -9,6 +9,7 @@ import pytest
 
 from engine.geometry.camera import invert, transform
 from engine.perception.embedded import EmbeddedTracker, EmbeddedTrackerOptions
+from engine.perception.embedded import moving
 from engine.perception.embedded import pose as pose_module
 from engine.perception.embedded.link import Person, hellinger, join_pieces, overlap
 from engine.perception.embedded.masks import main_parts
@@ -220,6 +221,30 @@ def test_a_tree_that_passes_for_somebody_is_nobody():
     view = render(make_world("street", "rotation", agents=3, seed=5, frames=17, height=240, width=416))
     tracks = track(clip_of(view))
     assert sorted(usual(o) for o in owners(view, tracks)) == [1, 2]
+
+
+def test_an_edge_along_the_motion_tells_nothing():
+    """A rail that slides along itself looks the same whether it moves or not."""
+    grid = moving.GRID
+    stripes = np.tile(np.where(np.arange(grid) // 6 % 2, 200, 40)[:, None], (1, grid)).astype(np.float32)
+    along, across = (np.broadcast_to(np.float32(m), (grid, grid, 2)) for m in ((3, 0), (0, 3)))
+    texture = moving._texture(stripes)
+    assert moving._seen_along(along, texture)[9:-9, 9:-9].max() < 0.05
+    assert moving._seen_along(across, texture)[9:-9, 9:-9].min() > 0.95
+
+
+def test_a_bicycle_is_carried_and_a_rail_or_a_shadow_is_not():
+    grid, o = moving.GRID, moving.MovingOptions()
+    presence = np.zeros((grid, grid), np.float32)
+    presence[24:72, 40:56] = 1
+    bicycle, rail, shadow = np.zeros((3, grid, grid), bool)
+    bicycle[48:70, 30:66] = True
+    rail[40:46, :] = True
+    shadow[69:74, 40:80] = True
+    beside = presence < 0.5
+    np.testing.assert_array_equal(moving._carried(bicycle, presence, o), bicycle & beside)
+    assert not moving._carried(rail, presence, o).any()
+    assert not moving._carried(shadow, presence, o).any()
 
 
 @pytest.mark.real
