@@ -69,17 +69,17 @@ GAIN = 1.1  # without / with, of the means over the worlds: less is no gain
 
 
 def gains(rows: list[dict]) -> list[tuple[str, str, float, float, float]]:
-    """(ablation, metric, mean with, mean without, factor) of every ablation in the rows, each mean over its worlds."""
-    out = []
+    """(ablation, metric, mean with, mean without, factor) of every ablation, over the walks among the rows; NaN where
+    there is none of its worlds."""
+    out, walking = [], [r for r in rows if r["camera"] == "walk"]
     for ablation in ABLATIONS:
         for metric in ablation.metrics:
             with_, without = (
-                np.array([r[metric] for r in rows if r["variant"] == f"{ablation.name}{side}"]) for side in "+-"
+                np.array([r[metric] for r in walking if r["variant"] == f"{ablation.name}{side}"]) for side in "+-"
             )
-            if len(with_) and len(without):
-                a, b = float(with_.mean()), float(without.mean())
-                gain = float("inf") if a == 0 < b else float(np.divide(b, a)) if a != 0 else 1.0
-                out.append((ablation.name, metric, a, b, gain))
+            a, b = (float(side.mean()) if len(side) else float("nan") for side in (with_, without))
+            gain = float("inf") if a == 0 < b else float(np.divide(b, a)) if a != 0 else 1.0
+            out.append((ablation.name, metric, a, b, gain))
     return out
 
 

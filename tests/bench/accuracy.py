@@ -3,7 +3,7 @@
     python tests/bench/accuracy.py --seeds 8
     python tests/bench/accuracy.py --seeds 2 --perception embedded
     python tests/bench/accuracy.py --seeds 8 --every-error
-    python tests/bench/accuracy.py --ablations --seeds 3 --cameras walk --frames 33 --size 240 416
+    python tests/bench/accuracy.py --ablations --seeds 3 --frames 33 --size 240 416
     python tests/bench/accuracy.py --davis FOLDER     (frames *.jpg with masks *.png of the same name)
 
 One row per world, printed when it is done and kept under bench/accuracy/ for as long as the sources stay as they are: a
@@ -314,7 +314,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8, help="worlds of each camera")
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--cameras", nargs="*", default=["walk", "static", "rotation"])
+    parser.add_argument(
+        "--cameras", nargs="*", help="classes of camera; by default walk static rotation, ablations: walk"
+    )
     parser.add_argument("--perception", choices=("oracle", "embedded"), default="oracle")
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 832], metavar=("HEIGHT", "WIDTH"))
@@ -327,6 +329,7 @@ def main() -> int:
     parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders of frames *.jpg and masks *.png")
     parser.add_argument("--json", type=Path, help="write all rows here")
     arguments = parser.parse_args()
+    arguments.cameras = arguments.cameras or (["walk"] if arguments.ablations else ["walk", "static", "rotation"])
     cv2.setNumThreads(1)
     rows = run(arguments) if arguments.seeds else []
     for folder in arguments.davis:

@@ -71,12 +71,15 @@ def test_every_ablation_switches_something_off():
 def test_an_ablation_without_gain_is_missed_aloud():
     def rows(with_: float, without: float) -> list[dict]:
         names = [(f"{a.name}{side}", a) for a in ABLATIONS for side in "+-"]
-        return [{"variant": n, **dict.fromkeys(a.metrics, with_ if n.endswith("+") else without)} for n, a in names]
+        return [
+            {"variant": n, "camera": "walk", **dict.fromkeys(a.metrics, with_ if n.endswith("+") else without)}
+            for n, a in names
+        ]
 
     every = sum(len(a.metrics) for a in ABLATIONS)
     assert judge_gains(rows(0.01, 0.02)) == []
     assert len(judge_gains(rows(0.02, 0.02))) == len(judge_gains(rows(0.02, 0.01))) == every
-    assert len(judge_gains(rows(float("nan"), 0.02))) == every
+    assert len(judge_gains(rows(float("nan"), 0.02))) == len(judge_gains([])) == every
 
 
 def test_points_before_the_sky_are_a_wall_and_points_between_surfaces_fly():
