@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from engine.geometry.camera import invert, pixel_grid, pose, rays, unproject
-from engine.geometry.classify import fit_turning
+from engine.geometry.classify import fit_turning, long_tracks
 from engine.geometry.sfm import Reconstruction, solve_monocular
 from engine.geometry.tracks import PointTracks, TrackOptions, track_points
 from engine.options import option
@@ -17,7 +17,14 @@ from engine.perception.embedded.focal import FocalOptions, prior_intrinsics
 from engine.perception.embedded.ground import GroundOptions, Plane, fit_ground, ground_from_feet, prior_up
 from engine.perception.embedded.measure import measure_people
 from engine.perception.embedded.pose import PoseNet
-from engine.perception.embedded.scale import Contact, ScaleOptions, contacts, people_scale, smooth_distances
+from engine.perception.embedded.scale import (
+    Contact,
+    ScaleOptions,
+    contacts,
+    focal_sigma,
+    people_scale,
+    smooth_distances,
+)
 from engine.perception.embedded.sky import SkyOptions, find_sky
 from engine.perception.embedded.sweep import SweepOptions, sweep
 from engine.types import Clip, GeometryEstimate, Tracks
@@ -35,9 +42,9 @@ class EmbeddedGeometryOptions:
         4.0, "distance of the backdrop over the people's median distance, where the camera does not move"
     )
     least_parallax: float = option(
-        2.5,
+        1.7,
         "median motion of the points that turning on the spot does not explain, pixels at 832 wide, below which the "
-        "camera is taken to turn only: rolling shutter and lens distortion alone leave 1 to 2",
+        "camera is taken to turn only: rolling shutter and lens distortion alone leave about 1 (1.3 on a tele pan)",
     )
     farthest: float = option(200.0, "no depth beyond this many metres: parallax and ground grazing end there")
 
@@ -69,11 +76,14 @@ class EmbeddedGeometry:
         """
         o = self.options
         K, K_source = prior_intrinsics(clip, o.focal)
+        prior_sigma = 0.0 if clip.K is not None else o.focal.prior_sigma
         points = track_points(clip.frames, ~tracks.dynamic, o.points)
-        motion = solve_monocular(points, K, 0.0 if clip.K is not None else o.focal.prior_sigma)
+        motion = solve_monocular(points, K, prior_sigma)
+        solved_sigma = motion.quality.get("focal_log_sigma", np.inf) if motion.kind == "general" else np.inf
         motion = _believable(motion, points, K, o.least_parallax * clip.size[1] / 832)
         if clip.K is None and not np.allclose(motion.K[:, 0, 0], K[0, 0], rtol=1e-3):
             K_source = "estimated"
+        focal_log_sigma = focal_sigma(float(np.median(motion.K[:, 0, 0])), solved_sigma, K[0, 0], prior_sigma)
         K, c2w = motion.K, motion.c2w
         people = measure_people(self.net, clip.frames, tracks.labels, len(tracks.subjects), K, o.scale.stature)
         stereo = self._stereo(clip, tracks, motion)
@@ -82,6 +92,7 @@ class EmbeddedGeometry:
         up = prior_up(c2w, np.array(uprights).reshape(-1, 3))
         standing = [contacts(person, up, c2w) for person in people]
         scale, sigma, factors, cue, plane = self._metres(stereo, c2w, K, up, standing)
+        sigma = float(np.hypot(np.hypot(sigma, focal_log_sigma), o.scale.failed_sigma * (motion.kind == "failed")))
         c2w = c2w.copy()
         c2w[:, :3, 3] *= scale
         stereo = replace(stereo, inverse=stereo.inverse / np.float32(scale))
@@ -188,7 +199,8 @@ class EmbeddedGeometry:
             full = upsample(surface, stereo.gray[t], cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
             sky[t] = cv2.resize(open_air.astype(np.float32), (width, height)) > 0.5
             depth[t] = np.where(sky[t], 0, 1 / np.maximum(full, 1 / o.farthest))
-            guess = np.where(ground > far, 0.3 * plane.support, 0.05)
+            # a guess is little, but more than nothing: a camera that only turns renders well from any depth
+            guess = np.where(ground > far, max(0.3 * plane.support, 0.06), 0.06)
             trust = np.maximum(weight, guess).astype(np.float32)
             confidence[t] = np.where(sky[t], 0, cv2.resize(trust, (width, height)))
         return depth, confidence, sky
@@ -225,7 +237,7 @@ def _believable(motion: Reconstruction, points: PointTracks, K: np.ndarray, leas
     if motion.kind != "general" or motion.quality["parallax_px"] >= least_parallax:
         return motion
     count = len(motion.c2w)
-    uv = points.longest(min(count, max(3, count // 6))).uv.astype(np.float64)
+    uv = long_tracks(points).uv.astype(np.float64)
     turning = pose(fit_turning(uv, motion.K[0], zoom=False)[0], np.zeros((count, 3)))
     return replace(motion, c2w=turning, kind="rotation", points=nothing)
 

@@ -30,6 +30,11 @@ class ScaleOptions:
         6.0, "median depth of the scene where neither people nor a ground plane give a scale, metres"
     )
     median_depth_sigma: float = option(0.6, "standard deviation of the log median depth")
+    failed_sigma: float = option(
+        0.25,
+        "added (in squares) where the camera's motion was not found: feet of different frames are then laid on one "
+        "ground from one assumed place; a step of half a metre towards somebody two metres away is a log of 0.25",
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,19 @@ def people_scale(ratios: list[np.ndarray], stature_sigma: float) -> tuple[float,
     # The errors of the stature prior (which population?) are half shared by all people of a clip.
     sigma = np.sqrt(1 / weight.sum() + (0.5 * stature_sigma) ** 2)
     return float(np.exp(centre)), float(sigma), factors
+
+
+def focal_sigma(focal: float, solved_sigma: float, prior: float, prior_sigma: float) -> float:
+    """Standard deviation of the log focal length, which is that of every depth too: a person of known size at focal
+    length f stands at a distance in proportion to f.
+
+    Never more than the prior's where both agree. A solution more than two standard deviations off the prior puts one of
+    them in the wrong; what it is off beyond that is added in squares. `prior_sigma` 0: the focal length is known.
+    """
+    if prior_sigma == 0:
+        return 0.0
+    beyond = max(abs(float(np.log(focal / prior))) - 2 * prior_sigma, 0.0)
+    return float(np.hypot(min(solved_sigma, prior_sigma), beyond))
 
 
 def smooth_distances(frames: np.ndarray, distance: np.ndarray, count: int, sigma: float = 2.0) -> np.ndarray:

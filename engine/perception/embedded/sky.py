@@ -13,6 +13,11 @@ class SkyOptions:
     brightness: float = option(150.0, "least lightness of grey sky, 0..255")
     blue_brightness: float = option(120.0, "least lightness of blue sky, 0..255; banners and walls are darker")
     texture: float = option(6.0, "largest local contrast of sky, grey levels (standard deviation in 5 x 5 pixels)")
+    open_top: float = option(
+        0.6,
+        "least share of the image's top row under which grey sky is believed: a window or a gap between trees is less",
+    )
+    blue_part: float = option(0.25, "least share of blue pixels that makes a smaller region sky without an open top")
     min_share: float = option(0.01, "least share of the image that a sky region must cover")
 
 
@@ -40,8 +45,10 @@ def find_sky(
         touches = part[0].sum() >= 0.03 * part.shape[1]
         if touches and stats[k, cv2.CC_STAT_AREA] >= o.min_share * part.size:
             sky |= part
-    if not sky.any():
-        return sky
+    # Pale and even is also a window or a white wall: a small region must be blue, a grey one must span the view.
+    view = max(int((~blocked[0]).sum()), 1)
+    if not sky.any() or (sky[0].sum() < o.open_top * view and blue[sky].mean() < o.blue_part):
+        return np.zeros_like(sky)
     # What lies over sky in the picture and is even is sky too: bands of another brightness, clouds.
     over = np.flip(np.logical_or.accumulate(np.flip(sky, 0), 0), 0)
     sky |= over & (contrast < 2 * o.texture) & (0.7 * o.brightness < L) & ~blocked & ~near

@@ -13,7 +13,7 @@ from engine.perception.embedded import EmbeddedGeometry, EmbeddedGeometryOptions
 from engine.perception.embedded.complete import _links, complete, upsample
 from engine.perception.embedded.focal import FocalOptions, prior_intrinsics
 from engine.perception.embedded.ground import GroundOptions, Plane, fit_ground, ground_from_feet, prior_up
-from engine.perception.embedded.scale import people_scale, smooth_distances
+from engine.perception.embedded.scale import focal_sigma, people_scale, smooth_distances
 from engine.perception.embedded.sky import SkyOptions, find_sky
 from engine.perception.embedded.sweep import SweepOptions, sweep
 from engine.perception.protocols import Geometry
@@ -149,6 +149,13 @@ def test_scale_is_the_consensus_of_the_people():
     assert people_scale([np.array([]), np.full(5, np.nan)], 0.06) is None
 
 
+def test_an_uncertain_focal_length_makes_the_scale_uncertain():
+    assert focal_sigma(720, 0.02, 720, 0.0) == 0  # known
+    assert focal_sigma(760, 0.02, 720, 0.15) == pytest.approx(0.02)  # solved, in agreement with the prior
+    assert focal_sigma(720, np.inf, 720, 0.15) == pytest.approx(0.15)  # the prior alone
+    assert focal_sigma(1316, 0.02, 720, 0.15) > 0.3  # four standard deviations off
+
+
 def test_smoothed_distance_follows_a_walker_and_drops_outliers():
     t = np.arange(40)
     true = 3 * np.exp(0.02 * t)
@@ -180,6 +187,18 @@ def test_sky_is_blue_or_bright_even_and_at_the_top():
     assert not sky[55:].any()
     close = find_sky(frame, nothing, no_depth + 0.5, no_depth + 1, 0.05, SkyOptions())
     assert not close.any()  # a blue wall that stereo sees near
+
+
+def test_a_bright_window_is_no_sky_and_an_overcast_sky_is():
+    frame = np.random.default_rng(0).integers(0, 120, (100, 160, 3)).astype(np.uint8)
+    nothing, no_depth = np.zeros((100, 160), bool), np.zeros((100, 160), np.float32)
+    window, overcast, gap = frame.copy(), frame.copy(), frame.copy()
+    window[:40, 20:90] = 245
+    overcast[:40] = 225
+    gap[:40, 20:90] = (120, 170, 235)  # blue between two houses
+    assert not find_sky(window, nothing, no_depth, no_depth, 0.05, SkyOptions()).any()
+    assert find_sky(overcast, nothing, no_depth, no_depth, 0.05, SkyOptions())[:38].mean() > 0.95
+    assert find_sky(gap, nothing, no_depth, no_depth, 0.05, SkyOptions())[2:38, 25:85].mean() > 0.95
 
 
 def test_the_whole_recovers_a_room_in_metres(world):

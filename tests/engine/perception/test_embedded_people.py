@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from engine.geometry.camera import invert, transform
-from engine.perception.embedded import EmbeddedTracker, EmbeddedTrackerOptions
-from engine.perception.embedded import moving
+from engine.perception.embedded import EmbeddedTracker, EmbeddedTrackerOptions, moving
 from engine.perception.embedded import pose as pose_module
 from engine.perception.embedded.link import Person, hellinger, join_pieces, overlap
 from engine.perception.embedded.masks import main_parts
