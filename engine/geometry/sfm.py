@@ -61,8 +61,9 @@ def solve_monocular(
     """
     uv = tracks.uv.astype(np.float64)
     motion = classify_motion(tracks, K, round(2 * K[0, 2]), MotionOptions())
-    if motion.kind != "general":
+    if motion.kind not in ("general", "zoom"):
         return _turning(uv, K, motion)
+    turning = _turning(uv, K, motion)
     keys = shared_keyframes(tracks.seen, keyframe_every)
     best = None
     for start in (0, len(keys) // 2, len(keys) // 4):
@@ -81,9 +82,12 @@ def solve_monocular(
             best = found
         if best.kind == "general" and best.inliers.mean() > 0.7:
             break
-    if best is None:
-        return _turning(uv, K, replace(motion, kind="failed"))
-    return best
+    if motion.kind == "zoom":
+        # A zoom is forward motion before a flat wall: it stands unless a path explains the tracks clearly better.
+        clearly = best is not None and best.kind == "general" and best.inliers.mean() >= turning.inliers.mean()
+        clearly = clearly and np.median(best.reprojection) < 0.85 * np.median(turning.reprojection)
+        return best if clearly else turning
+    return replace(turning, kind="failed") if best is None else best
 
 
 class _Map:

@@ -43,6 +43,11 @@ class CameraOptions:
         "uncertainty of the log of a focal length that a model estimated (MoGe-2: about 3 %), refined with the poses",
     )
     focal_sigma_prior: float = option(0.15, "uncertainty of the log of a focal length that is only a stated prior")
+    overrule_px: float = option(
+        1.7,
+        "median motion of the points that turning does not explain, pixels at 832 wide, above which a perception that "
+        "saw no translation is overruled: rolling shutter and lens distortion alone leave about 1 (1.3 on a tele pan)",
+    )
     failed_inliers: float = option(0.3, "mean share of explained tracks below which the camera counts as failed")
 
 
@@ -61,14 +66,16 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
     given = scene.geometry.c2w
     if given is not None:
         given = first_frame_world(given.astype(np.float64))
+        if motion.kind == "zoom" and _moves(given):  # perception found a path that explains the tracks better
+            motion = replace(motion, kind="general")
     if given is not None and scene.geometry.c2w_exact:
         kind: CameraKind = "general" if motion.kind == "failed" else motion.kind
         K_t = scene.K.astype(np.float64)
         points = lift_points(uv, depth, given, K_t)
         errors = reprojection_errors(uv, points, given, K_t)
         solved = Trajectory(given, _depth_scales(uv, depth, points, given), np.ones(len(given), bool), points)
-    elif motion.kind in ("static", "rotation", "zoom"):
-        kind = motion.kind
+    elif motion.kind in ("static", "rotation", "zoom") or _rests(given, motion, clip.size[1], options):
+        kind = "rotation" if motion.kind in ("general", "failed") else motion.kind
         K_t = _turning_intrinsics(scene.K.astype(np.float64), motion)
         errors = turning_errors(uv, motion.R, K_t)
         solved = _turning_path(uv, depth, motion, K_t)
@@ -86,7 +93,11 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
             K_t = np.repeat(K[None], len(clip.frames), 0)
         errors = reprojection_errors(uv, solved.points, solved.c2w, K)
         if not solved.solved.mean() > 0.5 or share_within(errors, options.inlier_px).mean() < options.failed_inliers:
+            # No path is better than one that jumps: what the camera turned, and no translation.
             kind = "failed"
+            K_t = scene.K.astype(np.float64)
+            errors = turning_errors(uv, motion.R, K_t)
+            solved = replace(_turning_path(uv, depth, motion, K_t), solved=solved.solved)
     return _camera(scene, kind, K_t, solved, errors, motion, options)
 
 
@@ -94,6 +105,16 @@ def _through_lens(uv: np.ndarray, K_t: np.ndarray, K: np.ndarray) -> np.ndarray:
     """uv [N,T,2] of frames with lenses K_t [T,3,3] as one lens K [3,3] would see the same rays."""
     lens_t, lens = K_t[:, [0, 1], [0, 1]], K[[0, 1], [0, 1]]
     return (uv - K_t[:, :2, 2]) / lens_t * lens + K[:2, 2]
+
+
+def _rests(c2w: np.ndarray | None, motion: Motion, width: int, options: CameraOptions) -> bool:
+    """Whether perception says that the camera only turned (poses without any translation) and the tracks do not show
+    clearly more parallax than lenses and shutters fake."""
+    return c2w is not None and not _moves(c2w) and motion.rotation < options.overrule_px * width / 832
+
+
+def _moves(c2w: np.ndarray) -> bool:
+    return bool(np.ptp(c2w[:, :3, 3], axis=0).max() > 1e-6)
 
 
 def _start_from(c2w: np.ndarray, uv: np.ndarray, depth: np.ndarray, K: np.ndarray) -> Trajectory:
