@@ -65,6 +65,7 @@ def write_report(store: Store) -> None:
             peak_mb=max((e["peak_mb"] for e in events if e["stage"] == "unit"), default=0.0),
             histograms=[histogram(name, [row[name] for row in rows]) for name in QUALITY if rows],
             kinds=Counter(row["camera_kind"] for row in rows).most_common(),
+            verdicts=Counter(row["verdict"] for row in rows).most_common(),
         )
     )
     store.put("report.html", page.encode())
