@@ -25,7 +25,7 @@ class TrackOptions:
         0.0005,
         "corner response of the weakest kept corner over the strongest: blurred ground has only weak ones",
     )
-    replenish_every: int = option(1, "frames between searches for new corners in cells that have run empty")
+    replenish_every: int = option(2, "frames between searches for new corners in cells that have run empty")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,11 @@ def write_report(store: Store) -> None:
             failures=given_up[:200],
             stages=stage_table(events),
             peak_mb=max((e["peak_mb"] for e in events if e["stage"] == "unit"), default=0.0),
-            histograms=[histogram(name, [row[name] for row in rows]) for name in QUALITY if rows],
+            histograms=[
+                histogram(name, found)
+                for name in QUALITY
+                if (found := [row[name] for row in rows if row.get(name) is not None])  # older runs lack newer columns
+            ],
             kinds=Counter(row["camera_kind"] for row in rows).most_common(),
             verdicts=Counter(row["verdict"] for row in rows).most_common(),
         )
