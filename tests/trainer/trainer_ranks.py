@@ -55,8 +55,8 @@ def train_on_ranks(world: int, runs: dict[str, list[str]], shards: Path, folder:
     ranks = [context.Process(target=_rank, args=(r, world, port, runs, shards, folder)) for r in range(world)]
     for rank in ranks:
         rank.start()
-    while any(rank.is_alive() for rank in ranks):
-        multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+    while alive := [rank.sentinel for rank in ranks if rank.is_alive()]:  # waiting on none would be for ever
+        multiprocessing.connection.wait(alive)
         if any(rank.exitcode for rank in ranks):
             for rank in ranks:
                 rank.terminate()
