@@ -35,7 +35,10 @@ class PeopleOptions:
     min_height: float = option(
         0.08, "least height of a person over the image's height: smaller ones have too few pixels for a Gaussian"
     )
-    min_seconds: float = option(0.5, "a person seen for less time in all is dropped, seconds")
+    min_seconds: float = option(
+        0.75,
+        "a person seen for less time in all is dropped, seconds: too short a path; posters pass for people as long",
+    )
     min_score: float = option(0.6, "least mean presence of a kept person, 0..1")
     min_visibility: float = option(
         0.62,
