@@ -17,6 +17,7 @@ OPTIONS ?=
 PAIRS ?=
 CHECK ?=
 SHARDS ?= out/
+LATENTS ?= latents/
 MODEL ?= tiny
 EXPERIMENT ?= stage1
 
@@ -56,8 +57,8 @@ weights: setup ## Fetch the foundation models, sizes and licences shown first: C
 	@$(RUN) -m engine.perception.weights $(if $(CHECK),--check) $(OPTIONS)
 
 ##@ Training
-encode: setup ## Encode shards into latent shards: SHARDS= MODEL= OPTIONS="..."
-	@$(RUN) -m trainer.encode shards="$(SHARDS)" model=$(MODEL) $(OPTIONS)
+encode: setup ## Encode shards into latent shards: SHARDS= LATENTS= MODEL= OPTIONS="..."
+	@$(RUN) -m trainer.encode shards="$(SHARDS)" latents="$(LATENTS)" model=$(MODEL) $(OPTIONS)
 
 train: setup ## Train on shards: SHARDS= MODEL= EXPERIMENT= OPTIONS="..."
 	@$(RUN) -m trainer.train shards="$(SHARDS)" model=$(MODEL) experiment=$(EXPERIMENT) $(OPTIONS)
