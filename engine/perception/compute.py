@@ -1,6 +1,8 @@
 """What the network adapters share: device, precision, frames on the device, and batches that fit its memory."""
 
 import threading
+import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -45,31 +47,49 @@ def autocast(device: "torch.device", precision: str, half: str) -> AbstractConte
 
 
 class DeviceFrames:
-    """The frames of the clips in flight as uint8 [T,H,W,3] on the device: copied once, shared by all models."""
+    """The frames of the clips in flight as uint8 [T,H,W,3] on the device: copied once, shared by all models.
+
+    `turn` is the device's: whoever runs a network holds it, so that of two clips in one actor one computes on the
+    device while the other is in the steps that need only the CPU.
+    """
 
     def __init__(self, device: "torch.device", clips: int = 2) -> None:
         self.device, self.clips = device, clips
+        self.turn = threading.Lock()
         self.copies = 0
-        self._held: OrderedDict[int, tuple[np.ndarray, torch.Tensor]] = OrderedDict()
-        self._lock = threading.Lock()  # a runner may prepare the next clip while this one is in the models
+        self._held: OrderedDict[int, tuple[Callable[[], np.ndarray | None], torch.Tensor]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, clip: "Clip") -> "torch.Tensor":
-        import torch
-
         with self._lock:
-            held = self._held.get(id(clip.frames))  # the array is kept, so its id cannot be reused
-            if held is None:
+            owner, frames = self._held.get(id(clip.frames), (_gone, None))
+            if frames is None or owner() is not clip.frames:  # an id is used again when its array is gone
                 self.copies += 1
-                frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).to(self.device)
-                held = self._held[id(clip.frames)] = (clip.frames, frames)
+                frames = _to_device(clip.frames, self.device)
+                self._held[id(clip.frames)] = (weakref.ref(clip.frames), frames)
+                for key in [k for k, (alive, _) in self._held.items() if alive() is None]:
+                    del self._held[key]
                 while len(self._held) > self.clips:
                     self._held.popitem(last=False)
-            return held[1]
+            return frames
 
     def clear(self) -> None:
         """Forget every clip."""
         with self._lock:
             self._held.clear()
+
+
+def _gone() -> None:
+    return None
+
+
+def _to_device(frames: np.ndarray, device: "torch.device") -> "torch.Tensor":
+    import torch
+
+    # an array from a runner's shared memory may be read-only, which torch warns of; nobody writes to it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(frames)).to(device)
 
 
 class Batches:
@@ -89,18 +109,29 @@ class Batches:
             part = slice(start, min(start + self.size, n))
             try:
                 result = run(part)
-            except torch.OutOfMemoryError as error:
-                if self.size == 1:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if part.stop - part.start == 1:
                     raise torch.OutOfMemoryError(
                         f"{self.name}: one frame alone does not fit the device's memory; "
                         "take a smaller variant, fewer tokens, or the split of models over several actors"
                     ) from error
-                self.size = max(1, min(self.size, part.stop - part.start) // 2)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                self.size = (part.stop - part.start) // 2
+            else:
+                yield part, result
+                start = part.stop
                 continue
-            yield part, result
-            start = part.stop
+            # only here, where the error is gone, is what the failed try held free: its traceback kept it alive
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """The device's memory was not enough: torch's own error, or cuBLAS and cuDNN that could not get their workspace."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def compiled(module: "torch.nn.Module", wanted: bool) -> "torch.nn.Module":

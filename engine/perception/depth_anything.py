@@ -64,21 +64,24 @@ class DepthAnything:
 
     def depth(self, clip: Clip, tracks: Tracks, geometry: GeometryEstimate) -> DepthEstimate:
         """float32 [T,H,W] of `self.kind` for every frame; a relative model's disparity is >= 0 and 0 at infinity."""
-        values = np.zeros(clip.frames.shape[:3], np.float32)
-        for part, out in self.batches(len(values), lambda part: self._forward(clip, part)):
-            values[part] = out
+        import torch
+
+        with self.frames.turn:
+            parts = [out for _, out in self.batches(len(clip.frames), lambda part: self._forward(clip, part))]
+            values = torch.cat(parts).cpu().numpy()
         return DepthEstimate(
             kind=self.kind, values=values, models={"depth_anything": {**self.about, "variant": self.options.variant}}
         )
 
-    def _forward(self, clip: Clip, part: slice) -> np.ndarray:
+    def _forward(self, clip: Clip, part: slice) -> "torch.Tensor":
+        """float32 [B,H,W] on the device."""
         import torch
 
         images = prepare(self.frames(clip)[part], self.options.short_side, self.mean, self.std)
         with torch.inference_mode(), autocast(self.frames.device, self.options.precision, "bf16"):
             out = self.network(pixel_values=images).predicted_depth
         out = torch.nn.functional.interpolate(out.float()[:, None], clip.size, mode="bilinear", align_corners=False)
-        return out[:, 0].cpu().numpy()
+        return out[:, 0]
 
 
 def input_size(height: int, width: int, short_side: int) -> tuple[int, int]:

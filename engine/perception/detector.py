@@ -89,7 +89,9 @@ class Detector:
     def detect(self, clip: Clip, keyframes: list[int]) -> list[Detection]:
         """Boxes on the given frames, best score first within a frame, duplicates of one prompt removed."""
         found: list[Detection] = []
-        for part, (scores, boxes) in self.batches(len(keyframes), lambda part: self._forward(clip, keyframes[part])):
+        with self.frames.turn:
+            parts = list(self.batches(len(keyframes), lambda part: self._forward(clip, keyframes[part])))
+        for part, (scores, boxes) in parts:
             for frame, frame_scores, frame_boxes in zip(keyframes[part], scores, boxes, strict=True):
                 found += self._keep(frame, frame_scores, frame_boxes, clip.size)
         return found

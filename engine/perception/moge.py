@@ -9,7 +9,7 @@ frame passes through it once, and only the shift is solved after the median is k
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from engine.options import option
 from engine.perception.checkpoint import CheckpointError, fill, read_torch
 from engine.perception.compute import PRECISIONS, Batches, DeviceFrames, autocast, compiled, spread
 from engine.types import Clip, GeometryEstimate, Tracks
+
+if TYPE_CHECKING:
+    import torch
 
 SOLVE = 64  # the focal and shift are solved on a 64 x 64 sub-sample of the point map, as the published code does
 
@@ -50,42 +53,50 @@ class MoGe:
 
     def geometry(self, clip: Clip, tracks: Tracks) -> GeometryEstimate:
         """Intrinsics (principal point at the centre unless the clip has its own K), metric depth, sky, confidence."""
-        T, (H, W) = len(clip.frames), clip.size
-        depth, valid = np.zeros((T, H, W), np.float32), np.zeros((T, H, W), np.float32)
-        normals = np.zeros((T, H, W, 3), np.float16) if self.options.normals else None
-        samples, scales = np.zeros((T, SOLVE, SOLVE, 3)), np.zeros(T)
-        for part, out in self.batches(T, lambda part: self._forward(clip, part)):
-            depth[part], valid[part], samples[part], scales[part] = out[:4]
-            if normals is not None:
-                normals[part] = out[4]
+        import torch
 
-        mask = np.stack([_nearest(v, SOLVE, SOLVE) for v in valid]) > 0.5
+        T, (H, W) = len(clip.frames), clip.size
+        with self.frames.turn:
+            parts = [out for _, out in self.batches(T, lambda part: self._forward(clip, part))]
+            z, valid, points, scales, *normals = (torch.cat(column) for column in zip(*parts, strict=True))
+            samples = points.cpu().numpy().astype(float)
+            inside = nearest(valid, SOLVE, SOLVE).cpu().numpy() > 0.5
+        focal, shift = self._solve(clip, samples, inside)
+        with self.frames.turn:
+            # in float32 as the published code does; one pass on the device and one copy each
+            z += torch.as_tensor(shift, dtype=z.dtype, device=z.device)[:, None, None]
+            seen = (valid > 0.5) & (z > 0)
+            depth = torch.where(seen, z * scales[:, None, None], 0).cpu().numpy()
+            confidence = torch.where(seen, valid, 0).cpu().numpy()
+            sky = (valid <= 0.5).cpu().numpy()
+            normal = normals[0].cpu().numpy() if normals else None
+        fx = focal * np.hypot(H, W) / 2
+        K = clip.K if clip.K is not None else intrinsics(fx, fx, W, H)
+        return GeometryEstimate(
+            K=np.repeat(np.asarray(K, np.float32)[None], T, 0),
+            depth=depth,
+            sky=sky,
+            confidence=confidence,
+            log_scale_sigma=self._scale_sigma(depth, depth > 0),
+            K_source=clip.K_source if clip.K is not None else "estimated",
+            normals=normal,
+            models={"moge": {**self.about, "variant": self.options.variant}},
+        )
+
+    def _solve(self, clip: Clip, samples: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
+        """The clip's focal (half-diagonal units; its own when it has one) and every frame's shift in z [T]."""
+        (H, W), T = clip.size, len(samples)
         uv = view_plane(H, W, SOLVE)
         if clip.K is not None:
             focal = float(clip.K[0, 0] / np.hypot(H, W) * 2)
         else:
             picked = spread(T, self.options.fov_frames or T)
-            focal = robust_focal([solve_focal_shift(samples[t], mask[t], uv)[0] for t in picked], clip.key)
-        shift = np.array([solve_shift(samples[t], mask[t], uv, focal) for t in range(T)])
+            focal = robust_focal([solve_focal_shift(samples[t], inside[t], uv)[0] for t in picked], clip.key)
+        return focal, np.array([solve_shift(samples[t], inside[t], uv, focal) for t in range(T)])
 
-        z = depth + shift[:, None, None].astype(np.float32)
-        seen = (valid > 0.5) & (z > 0)
-        metric = np.where(seen, z * scales[:, None, None].astype(np.float32), 0).astype(np.float32)
-        fx = focal * np.hypot(H, W) / 2
-        K = clip.K if clip.K is not None else intrinsics(fx, fx, W, H)
-        return GeometryEstimate(
-            K=np.repeat(np.asarray(K, np.float32)[None], T, 0),
-            depth=metric,
-            sky=valid <= 0.5,
-            confidence=np.where(seen, valid, 0).astype(np.float32),
-            log_scale_sigma=self._scale_sigma(metric, seen),
-            K_source=clip.K_source if clip.K is not None else "estimated",
-            normals=normals,
-            models={"moge": {**self.about, "variant": self.options.variant}},
-        )
-
-    def _forward(self, clip: Clip, part: slice) -> tuple[np.ndarray, ...]:
-        """Affine z [B,H,W], validity [B,H,W], point samples [B,64,64,3], metric scale [B], normals of some frames."""
+    def _forward(self, clip: Clip, part: slice) -> "tuple[torch.Tensor, ...]":
+        """On the device: affine z [B,H,W], validity [B,H,W], point samples [B,64,64,3], metric scale [B] (all float32),
+        and the normals float16 [B,H,W,3] when they are wanted."""
         import torch
 
         device = self.frames.device
@@ -93,13 +104,13 @@ class MoGe:
         with torch.inference_mode(), autocast(device, self.options.precision, "fp16"):
             out = self.network(images, num_tokens=self.options.tokens)
         points = out["points"].float()
-        samples = torch.nn.functional.interpolate(points.permute(0, 3, 1, 2), (SOLVE, SOLVE), mode="nearest")
-        arrays = [points[..., 2], out["mask"].float(), samples.permute(0, 2, 3, 1), out["metric_scale"].float()]
+        samples = nearest(points.permute(0, 3, 1, 2), SOLVE, SOLVE).permute(0, 2, 3, 1)
+        found = [points[..., 2].clone(), out["mask"].float(), samples, out["metric_scale"].float()]
         if self.options.normals:
             if "normal" not in out:
                 raise CheckpointError("moge: normals=true, but this checkpoint has no normal head")
-            arrays.append(out["normal"].half())
-        return tuple(a.cpu().numpy() for a in arrays)
+            found.append(out["normal"].half())
+        return tuple(found)
 
     def _scale_sigma(self, metric: np.ndarray, seen: np.ndarray) -> float:
         """Log standard deviation of the clip's scale: the model's own, and the frames' disagreement over sqrt(T)."""
@@ -199,5 +210,12 @@ def _nearest_index(size: int, count: int) -> np.ndarray:
     return np.floor(np.arange(count) * size / count).astype(int)
 
 
-def _nearest(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    return image[np.ix_(_nearest_index(image.shape[0], height), _nearest_index(image.shape[1], width))]
+def nearest(maps: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
+    """Maps [...,H,W] sampled as torch's nearest interpolation does, on whatever device they are."""
+    import torch
+
+    rows, columns = (
+        torch.as_tensor(_nearest_index(size, count), device=maps.device)
+        for size, count in ((maps.shape[-2], height), (maps.shape[-1], width))
+    )
+    return maps[..., rows[:, None], columns]

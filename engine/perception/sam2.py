@@ -58,7 +58,7 @@ class Sam2:
         self.network: Any = network.to(frames.device).eval().requires_grad_(False)
         compiled(self.network.image_encoder, options.compile)
         self.batches = Batches(options.batch, "sam2")
-        self._features: tuple[np.ndarray, _Features] | None = None
+        self._features: OrderedDict[int, _Features] = OrderedDict()  # by the id of the clip's frames
 
     def follow(self, clip: Clip, frame: int, boxes: "list[Box]") -> np.ndarray:
         """Mask logits float16 [n,T,h,w] of the objects in `boxes` (pixels of frame `frame`), over the whole clip.
@@ -67,28 +67,31 @@ class Sam2:
         """
         import torch
 
-        T, (height, width) = len(clip.frames), clip.size
+        T, (height, width), device = len(clip.frames), clip.size, self.frames.device
         side = self.network.image_size // 4
-        logits = np.full((len(boxes), T, side, side), -10, np.float16)
-        with torch.inference_mode(), autocast(self.frames.device, self.options.precision, "bf16"):
+        with self.frames.turn, torch.inference_mode(), autocast(device, self.options.precision, "bf16"):
+            logits = torch.full((len(boxes), T, side, side), -10, dtype=torch.float16, device=device)
             state = self._state(T, side, self._clip_features(clip))
             for i, box in enumerate(boxes):
                 scaled = np.asarray(box, np.float32).reshape(2, 2) * np.array([side / width, side / height], np.float32)
                 self.network.add_new_points_or_box(state, frame_idx=frame, obj_id=i, box=scaled.ravel())
             for reverse in (False, True):
-                for t, ids, masks in self.network.propagate_in_video(state, start_frame_idx=frame, reverse=reverse):
-                    logits[ids, t] = masks[:, 0].float().clamp(-10, 10).cpu().numpy()
+                for t, _, masks in self.network.propagate_in_video(state, start_frame_idx=frame, reverse=reverse):
+                    logits[:, t] = masks[:, 0].float().clamp(-10, 10)  # stays there: the host need not wait for it
                     self._forget(state, t, frame)
-        return logits
+            return logits.cpu().numpy()
 
-    def release(self) -> None:
-        """Forget the image features of the last clip."""
-        self._features = None
+    def release(self, clip: Clip) -> None:
+        """Forget the clip's image features."""
+        self._features.pop(id(clip.frames), None)
 
     def _clip_features(self, clip: Clip) -> "_Features":
-        if self._features is None or self._features[0] is not clip.frames:
-            self._features = (clip.frames, _Features(self, clip))
-        return self._features[1]
+        key = id(clip.frames)
+        if key not in self._features:
+            self._features[key] = _Features(self, clip)  # holds the frames, so that their id is not used again
+            while len(self._features) > self.frames.clips:
+                self._features.popitem(last=False)
+        return self._features[key]
 
     def _encode(self, clip: Clip, part: slice) -> Any:
         """The image encoder's output for a slice of frames, resized to the network's square input."""

@@ -15,7 +15,7 @@ import numpy as np
 from engine.options import option
 from engine.perception.compute import spread
 from engine.perception.detector import Detection, DetectorOptions
-from engine.perception.motion import residual_motion
+from engine.perception.motion import residual_motions
 from engine.perception.tracklets import (
     Box,
     Group,
@@ -43,7 +43,7 @@ class Follower(Protocol):
 
     def follow(self, clip: Clip, frame: int, boxes: list[Box]) -> np.ndarray: ...
 
-    def release(self) -> None: ...
+    def release(self, clip: Clip) -> None: ...
 
 
 @dataclass
@@ -72,7 +72,7 @@ class FoundationTracker:
         """Labelled masks over the clip. Labels follow the subjects' area over the clip, largest first."""
         least = self.options.least_area
         tracklets = self._follow_all(clip)
-        self.follower.release()
+        self.follower.release(clip)
         groups: list[Group] = merge_duplicates(tracklets, self.options.same, least)
         if groups:
             size = groups[0].members[0].logits.shape[1:]
@@ -129,7 +129,7 @@ class FoundationTracker:
         if not self.options.verify or not masks:
             return [True] * len(masks)
         moving = np.any(masks, 0)
-        motions = [residual_motion(clip.frames, mask, moving) for mask in masks]
+        motions = residual_motions(clip.frames, masks, moving)
         still = self.options.still * clip.size[1]
         return [m.points < self.options.still_points or m.residual > still for m in motions]
 

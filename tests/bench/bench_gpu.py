@@ -131,7 +131,7 @@ def per_model(actor: FoundationActor, clip: Clip) -> list[dict[str, object]]:
     geometry = actor.geometry(clip, tracks)
     runs = {
         "detector": (lambda: tracker.finder.detect(clip, keyframes), tracker.finder),
-        "sam2": (lambda: (tracker.follower.release(), tracker.follower.follow(clip, 0, boxes)), tracker.follower),
+        "sam2": (lambda: (tracker.follower.release(clip), tracker.follower.follow(clip, 0, boxes)), tracker.follower),
         "moge": (lambda: actor.geometry(clip, tracks), actor.models["geometry"]),
         "depth_anything": (lambda: actor.depth(clip, tracks, geometry), actor.models.get("depth")),
         "tracker (all)": (lambda: actor.track(clip), None),

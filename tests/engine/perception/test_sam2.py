@@ -89,11 +89,11 @@ def test_memory_is_bounded_on_a_long_clip(loaded):
 def test_features_are_bounded_and_encoded_once(checkpoint, moving_clip):
     model = sam2(checkpoint, batch=2, features=4)
     model.follow(moving_clip[0], 0, BOXES[:1])
-    held = model._features[1]
+    (held,) = model._features.values()
     assert len(held.frames) <= 4
     assert model.frames.copies == 1
-    model.release()
-    assert model._features is None
+    model.release(moving_clip[0])
+    assert not model._features
 
 
 def test_precision_half_stays_near_the_float32_reference(checkpoint, loaded, moving_clip):

@@ -92,7 +92,7 @@ class ScriptedFollower:
         logits[~seen] = -8
         return logits.astype(np.float16)
 
-    def release(self):
+    def release(self, clip):
         pass
 
 
