@@ -84,6 +84,7 @@ NOT_IN_FINGERPRINT = (
     "decode.threads",
     "decode.memory_gb",
     "decode.cache",
+    "decode.cache_gb",
     "render.threads",
 )
 # the rooms that make a sample's bytes

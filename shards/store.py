@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,16 +137,25 @@ class Store:
 
         return self._retry("read", path, read)
 
-    def size(self, path: str) -> int | None:
-        """Bytes, or None when absent."""
+    def info(self, path: str) -> dict[str, Any] | None:
+        """What the file system says of an object or a folder (type, size, tags under its own names); None: absent."""
 
-        def info() -> int | None:
+        def look() -> dict[str, Any] | None:
             try:
-                return int(self.fs.info(self.full(path))["size"])
+                return self.fs.info(self.full(path))
             except FileNotFoundError:
                 return None
 
-        return self._retry("look up", path, info)
+        return self._retry("look up", path, look)
+
+    def size(self, path: str) -> int | None:
+        """Bytes, or None when absent."""
+        info = self.info(path)
+        return None if info is None else int(info["size"])
+
+    def download(self, path: str, target: Path) -> None:
+        """The object as a local file; FileNotFoundError when absent."""
+        self._retry("download", path, lambda: self.fs.get_file(self.full(path), str(target)))
 
     def exists(self, path: str) -> bool:
         return self.size(path) is not None
@@ -183,8 +193,14 @@ class Store:
         for info in entries:
             if info["type"] == "file":
                 name = info["name"].rsplit("/", 1)[1]
-                tag = info.get("ETag") or info.get("etag") or info.get("generation") or info.get("created") or ""
-                yield Entry(f"{folder}/{name}" if folder else name, int(info["size"]), str(tag).strip('"'))
+                yield Entry(f"{folder}/{name}" if folder else name, int(info["size"]), tag(info))
+
+    def walk(self) -> Iterator[Entry]:
+        """Every object below the URL, unordered; nothing when there is none."""
+        top = len(self.root) + 1
+        for name, info in self._retry("list", "", lambda: self.fs.find(self.root, detail=True)).items():
+            if info["type"] == "file" and len(name) > top:
+                yield Entry(name[top:], int(info["size"] or 0), tag(info))
 
     # ------------------------------------------------------------------------------------------------------ errors
 
@@ -209,7 +225,8 @@ class Store:
             advice = f"gave up after {attempts} tries; start the same command again when the store answers"
         else:
             advice = "start the same command again once this is repaired; nothing committed is lost"
-        explained = StorageError(f"could not {verb} {self.url}/{path}: {type(error).__name__}: {error}; {advice}")
+        where = f"{self.url}/{path}".rstrip("/")
+        explained = StorageError(f"could not {verb} {where}: {type(error).__name__}: {error}; {advice}")
         explained.errno = getattr(error, "errno", None)
         return explained
 
@@ -307,19 +324,32 @@ class S3Store(Store):
             raise self._explain("write", path.partition("/")[2], error, 1) from error  # no such bucket
 
     def list(self, folder: str = "") -> Iterator[Entry]:
+        yield from self._pages(folder, Delimiter="/")
+
+    def walk(self) -> Iterator[Entry]:
+        yield from self._pages("")
+
+    def _pages(self, folder: str, **query: str) -> Iterator[Entry]:
         bucket, _, prefix = self.full(folder).partition("/")
         prefix = f"{prefix}/" if prefix else ""
-        query: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        query |= {"Bucket": bucket, "Prefix": prefix}
         while True:
             page = self._retry("list", folder, lambda: self.fs.call_s3("list_objects_v2", **query))
             for item in page.get("Contents", ()):
                 name = item["Key"][len(prefix) :]
-                if name:
-                    path = f"{folder}/{name}" if folder else name
-                    yield Entry(path, item["Size"], item["ETag"].strip('"'))
+                if name and not name.endswith("/"):  # consoles make empty objects that stand for folders
+                    yield Entry(f"{folder}/{name}" if folder else name, item["Size"], tag(item))
             if not page.get("IsTruncated"):
                 return
             query["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def tag(info: dict[str, Any]) -> str:
+    """What changes with an object's content: the store's own tag, else the time of its last change."""
+    names = ("ETag", "etag", "md5Hash", "crc32c", "generation", "mtime", "LastModified", "created")
+    value = next((info[name] for name in names if info.get(name)), "")
+    value = value.timestamp() if isinstance(value, datetime) else value
+    return f"{value:.6f}" if isinstance(value, float) else str(value).strip('"')
 
 
 def open_store(url: str | Path) -> Store:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.geometry.camera import intrinsics
+from engine.ingest.cache import VideoCache
 from engine.ingest.decoder import DecodeProcess, Decoder, VideoInfo
 from engine.ingest.options import ClipOptions, ShotOptions
 from engine.ingest.probe import FILM_WIDTH_MM
@@ -28,7 +29,7 @@ class Survey:
 def survey(source: Source, clip: ClipOptions, shots: ShotOptions, process: DecodeProcess) -> Survey:
     """Decode the whole video once, cut it at shots, window it. IngestError says why it has no clips."""
     decode = process.options
-    with local_file(source.uri, decode.cache) as path:
+    with local_file(source, VideoCache(decode.cache, decode.cache_gb)) as path:
         content = video_id(path)
         video = Decoder(path, process)
         cuts = video.survey(shots)
@@ -62,7 +63,8 @@ def read_clip(
     """Decode one window at (height, width) `size`. IngestError when the file is not the one that was surveyed."""
     if current(source.uri) != source:
         raise IngestError(Reason.SOURCE_CHANGED, f"{source.uri} changed after the plan; run again")
-    with local_file(source.uri, process.options.cache) as path:
+    decode = process.options
+    with local_file(source, VideoCache(decode.cache, decode.cache_gb)) as path:
         video = Decoder(path, process, (reader,))
         info = video.info
         if window.stop > len(info.times):

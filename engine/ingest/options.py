@@ -51,4 +51,11 @@ class DecodeOptions:
         8.0,
         "address space of the decoding child in GiB, beyond it a file fails as out_of_memory; 0 = no limit",
     )
-    cache: str = option("", "folder for copies of remote videos while they are read; empty = the system's own")
+    cache: str = option(
+        "", "folder for copies of remote videos; empty = metaworld-videos-<user> in the system's temporary folder"
+    )
+    cache_gb: float = option(
+        8.0,
+        "GiB of copies kept on one machine, so that the windows of a video fetch it once; what is being read is kept "
+        "beyond it, 0 = nothing else is",
+    )

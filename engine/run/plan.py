@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
 from engine.config import UnrollOptions
+from engine.ingest.cache import VideoCache
 from engine.ingest.clip import Survey, survey
 from engine.ingest.decoder import DecodeProcess
 from engine.ingest.reasons import IngestError
@@ -153,7 +154,7 @@ def _unit(source: Source, key: str, start_s: float, end_s: float, payload: dict)
 def _content(source: Source, options: UnrollOptions) -> str:
     """The content's id; of a file that cannot even be read, the id of its URI."""
     try:
-        with local_file(source.uri, options.decode.cache) as path:
+        with local_file(source, VideoCache(options.decode.cache, options.decode.cache_gb)) as path:
             return video_id(path)
     except (IngestError, OSError):
         return hashlib.sha256(source.uri.encode()).hexdigest()[:12]
