@@ -86,6 +86,10 @@ NOT_IN_FINGERPRINT = (
     "decode.cache",
     "decode.cache_gb",
     "render.threads",
+    "perception.foundation.split",  # where networks run and lie; which they are stands under "models"
+    "perception.foundation.share",
+    "perception.foundation.clips",
+    "perception.foundation.weights",
 )
 # the rooms that make a sample's bytes
 CODE = ("engine/ingest", "engine/perception", "engine/geometry", "engine/stages", "engine/mwsu.py", "engine/types.py")

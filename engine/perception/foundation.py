@@ -5,8 +5,8 @@
 
 `load` and `setup` stop before any work when weights are missing, with the list and the command; nothing is ever
 substituted. `actor_plan` says which actors a Ray runner starts and the GPU share of each: one fused actor per GPU, or
-one per model when `split` is set. A Ray actor is this class: `ray.remote(num_gpus=1)(FoundationActor)`; its `setup` is
-called, and retried, apart from `process`.
+one per model when `split` is set (`engine/run/split.py`). Several threads may call `process`: one at a time computes
+on the device.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class FoundationOptions:
     )
     split: bool = option(False, "one actor per model instead of one fused actor per GPU")
     share: float = option(0.33, "GPU share of each actor when split")
-    clips: int = option(2, "clips in flight per actor: one in the models while the next one's frames are copied")
+    clips: int = option(2, "clips of an actor whose frames and features are on the device at a time, at most")
     weights: WeightsOptions = option(WeightsOptions(), "where the weights lie")
     detector: DetectorOptions = option(DetectorOptions(), "boxes on keyframes")
     sam2: Sam2Options = option(Sam2Options(), "masks from boxes")

@@ -56,14 +56,16 @@ def used(options: PerceptionOptions) -> set[str]:
     return names
 
 
-def build(options: PerceptionOptions) -> Models:
-    """Load the models of one worker. What is missing (weights, packages) is an error that says what to do."""
+def build(options: PerceptionOptions, bundles: "dict[str, Bundle] | None" = None) -> Models:
+    """Load the models of one worker. What is missing (weights, packages) is an error that says what to do.
+
+    `bundles` is another way to make them than `BUNDLES`."""
     chosen = parts(options)
-    bundles: dict[str, Models] = {}
+    made: dict[str, Models] = {}
     for name in dict.fromkeys(chosen.values()):
-        bundles[name] = _bundle(name, options, tuple(p for p in chosen if chosen[p] == name))
-    depth = bundles[chosen["depth"]].depth if "depth" in chosen else None
-    return Models(bundles[chosen["tracker"]].tracker, bundles[chosen["geometry"]].geometry, depth)
+        made[name] = _bundle(name, options, tuple(p for p in chosen if chosen[p] == name), bundles)
+    depth = made[chosen["depth"]].depth if "depth" in chosen else None
+    return Models(made[chosen["tracker"]].tracker, made[chosen["geometry"]].geometry, depth)
 
 
 def identify(options: PerceptionOptions) -> dict[str, Any]:
@@ -87,10 +89,12 @@ def identify(options: PerceptionOptions) -> dict[str, Any]:
     return found
 
 
-def _bundle(name: str, options: PerceptionOptions, wanted: tuple[str, ...]) -> Models:
+def _bundle(
+    name: str, options: PerceptionOptions, wanted: tuple[str, ...], bundles: "dict[str, Bundle] | None" = None
+) -> Models:
     if name not in BUNDLES:
         raise ValueError(f"no perception is called {name!r}; known are {', '.join(BUNDLES)}")
-    return BUNDLES[name](options, wanted)
+    return (bundles or BUNDLES)[name](options, wanted)
 
 
 def _embedded(options: PerceptionOptions, wanted: tuple[str, ...]) -> Models:
@@ -122,7 +126,8 @@ def _oracle(options: PerceptionOptions, wanted: tuple[str, ...]) -> Models:
     return oracle(options.oracle)
 
 
-BUNDLES: dict[str, Callable[[PerceptionOptions, tuple[str, ...]], Models]] = {
+Bundle = Callable[[PerceptionOptions, tuple[str, ...]], Models]
+BUNDLES: dict[str, Bundle] = {
     "embedded": _embedded,
     "foundation": _foundation,
     "precomputed": _precomputed,

@@ -11,13 +11,18 @@ class RayOptions:
     cpus: int = option(0, "CPUs of a local cluster; 0 = those of the machine")
     actors: int = option(0, "perception actors; 0 = one per GPU, or without GPUs one per two CPUs")
     gpus: float = option(-1.0, "GPUs of one actor; -1 = one when the cluster has GPUs and perception uses them, else 0")
-    in_flight: int = option(2, "clips in flight per actor: one in the models, one being decoded or unrolled")
+    at_once: int = option(
+        0,
+        "clips that one actor perceives at a time; 0 = two on a GPU (one computes there while the other is in steps of "
+        "the CPU), else one",
+    )
+    in_flight: int = option(
+        0, "clips per actor between decoding and spool; 0 = those in the models, and one for every CPU that is left"
+    )
     budget_gb: float = option(
         0.0, "GiB of decoded clips, depth and masks in flight at once; 0 = 60 % of the cluster's object store"
     )
-    store_gb: float = option(
-        0.0, "object store of a local cluster in GiB; 0 = in_flight x actors x 1 GiB, at most 30 % of RAM"
-    )
+    store_gb: float = option(0.0, "object store of a local cluster in GiB; 0 = Ray's own choice, 30 % of RAM")
     dashboard: bool = option(False, "start the dashboard and print its address")
     setup_attempts: int = option(3, "an actor whose models do not load is started this many times")
 

@@ -2,8 +2,9 @@
 
 Frames and depth move between steps through Ray's object store and never through the driver; the driver sees small
 `Step` records. At most `runner.ray.in_flight` clips per actor, and no more than fit `runner.ray.budget_gb`, are
-anywhere between the first and the last step: while an actor perceives one clip, the next is decoded. A decoded clip
-goes to the first idle actor, so a slow one holds up nobody, and a long video is only many clips of the usual length.
+anywhere between the first and the last step: while an actor perceives some, others are decoded and unrolled. On a GPU
+an actor takes two clips at a time, so that the GPU has work while one of them is in steps of the CPU. A decoded clip
+goes to the first actor with room, so a slow one holds up nobody, and a long video is only many clips.
 Nodes may join and leave: actors are added and replaced as the cluster's resources change.
 
 Errors in code are retried like in the local runner. When a process or a node dies, every clip that was in flight
@@ -27,6 +28,7 @@ from engine.ingest.decoder import DecodeProcess
 from engine.ingest.reasons import Reason
 from engine.perception.registry import used
 from engine.run.metrics import Metrics
+from engine.run.split import is_split, share_of_all, split_models
 from engine.run.threads import pin
 from engine.run.work import (
     Failure,
@@ -48,7 +50,8 @@ from shards.store import StorageError
 SOLO_DEATHS = 2  # a clip that kills its workers this often while alone is the cause
 LOOK_S = 5.0  # seconds between two looks at the cluster's size
 PING_S = 30.0  # an idle actor answers in milliseconds
-BYTES_PER_PIXEL = 12  # of a clip in the object store: RGB 3, two float32 depths 8, labels 1
+# Of a clip in the object store: RGB 3, two depths and their confidence in float32 12, labels, dynamic and sky 3
+BYTES_PER_PIXEL = 18
 STORE_SHARE = 0.6  # of the object store for clips: a step's arguments and results are there together
 
 
@@ -133,7 +136,7 @@ class _Driver:
         self.metrics = Metrics()
         self.actors: dict[int, Any] = {}  # those that are set up
         self.starting: dict[Any, Any] = {}  # reference to set-up -> actor
-        self.idle: deque[int] = deque()
+        self.idle: deque[int] = deque()  # an actor stands here once for every clip that it can take
         self.started = self.setup_failures = 0
         self.looked = -LOOK_S
         self.flying: dict[Any, _Job] = {}
@@ -186,7 +189,7 @@ class _Driver:
 
     def _advance(self, reference: Any) -> Iterator[Outcome]:
         job = self.flying.pop(reference)
-        if job.step == "perceive":
+        if job.step == "perceive" and job.actor in self.actors:
             self.idle.append(job.actor)
         try:
             done: Step = self.ray.get(reference)
@@ -230,8 +233,8 @@ class _Driver:
 
     def _died(self, job: _Job, error: Exception) -> Iterator[Outcome]:
         """A worker, an actor or a node is gone, and with it this job's step."""
-        for i in [i for i in self.idle if not self._alive(i)]:  # the busy ones tell by their own clips
-            self.idle.remove(i)
+        for i in {i for i in self.idle if not self._alive(i)}:  # the busy ones tell by their own clips
+            self.idle = deque(other for other in self.idle if other != i)
             self.ray.kill(self.actors.pop(i))
         self.looked = -LOOK_S
         job.clip = job.perceived = None
@@ -252,9 +255,10 @@ class _Driver:
         if time.monotonic() - self.looked < LOOK_S:
             return
         self.looked = time.monotonic()
-        gpus, count, room = placement(self.options, self.ray.cluster_resources())
-        self.room = max(1, room)
-        kind = self.ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Perception)
+        gpus, count, self.at_once, self.room = placement(self.options, self.ray.cluster_resources())
+        kind = self.ray.remote(
+            num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=self.at_once
+        )(Perception)
         for _ in range(count - len(self.actors) - len(self.starting)):
             actor = kind.remote(self.shared)
             self.starting[actor.setup.remote()] = actor
@@ -272,7 +276,7 @@ class _Driver:
             return
         self.setup_failures = 0
         self.actors[self.started] = actor
-        self.idle.append(self.started)
+        self.idle.extend([self.started] * self.at_once)
         self.started += 1
 
     def _alive(self, i: int) -> bool:
@@ -283,17 +287,22 @@ class _Driver:
             return False
 
 
-def placement(options: UnrollOptions, resources: dict[str, float]) -> tuple[float, int, int]:
-    """(GPUs of one actor, number of actors, clips that may be in flight at once) on a cluster of these resources."""
-    wanted, gpus = options.runner.ray, options.runner.ray.gpus
-    if gpus < 0:
-        gpus = 1.0 if resources.get("GPU", 0) and "foundation" in used(options.perception) else 0.0
-    most = int(resources.get("GPU", 0) // gpus) if gpus else int(resources.get("CPU", 1) // 2)
+def placement(options: UnrollOptions, resources: dict[str, float]) -> tuple[float, int, int, int]:
+    """(GPUs of one actor, number of actors, clips that each perceives at once, clips that may be in flight at once) on
+    a cluster of these resources. An actor whose models are split has no GPU itself; they have theirs."""
+    wanted, cpus, split = options.runner.ray, int(resources.get("CPU", 1)), is_split(options.perception)
+    gpus = wanted.gpus if wanted.gpus >= 0 else float("foundation" in used(options.perception))
+    need = share_of_all(options.perception) if split and gpus else gpus
+    if not resources.get("GPU", 0) and wanted.gpus < 0:
+        need = 0.0
+    most = int(resources.get("GPU", 0) / need + 1e-6) if need else cpus // 2
     actors = wanted.actors or max(1, most)
+    at_once = wanted.at_once or (2 if need else 1)
+    in_flight = wanted.in_flight * actors or at_once * actors + max(actors, cpus - (0 if need else actors))
     height, width = options.render.size
     clip = BYTES_PER_PIXEL * options.clip.frames * height * width
     budget = wanted.budget_gb * 2**30 or STORE_SHARE * resources.get("object_store_memory", float("inf"))
-    return gpus, actors, int(max(1, min(wanted.in_flight * actors, budget // clip)))
+    return 0.0 if split else need, actors, at_once, int(max(1, min(in_flight, budget // clip)))
 
 
 def _with_queue(stages: dict[str, Use], elapsed: float) -> dict[str, Use]:
@@ -310,7 +319,7 @@ class Perception:
 
     def setup(self) -> None:
         """Load the models: apart from the constructor, so that a failure comes back as an error."""
-        self.models = load_models(self.options)
+        self.models = split_models(self.options) if is_split(self.options.perception) else load_models(self.options)
 
     def process(self, clip: Any) -> tuple[Step, Any]:
         """(step without its value, what was perceived)."""

@@ -3,12 +3,14 @@ what the file `<video>.poison` beside it says."""
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 
 from engine.perception import Models, registry
 
+BOTH = threading.Barrier(2)
 
 class Poisoned:
     def __init__(self, inner):
@@ -32,7 +34,7 @@ class Poisoned:
 
 
 def poison(clip, words: list[str]) -> None:
-    """segv | memory | kill_once | remove FILE | change FILE"""
+    """segv | memory | kill_once | remove FILE | change FILE | meet SECONDS (another clip in this process)"""
     folder = Path(clip.uri).parent
     match words:
         case ["segv"]:
@@ -45,6 +47,12 @@ def poison(clip, words: list[str]) -> None:
             except FileExistsError:
                 return
             os.kill(os.getpid(), signal.SIGKILL)
+        case ["meet", seconds]:
+            try:
+                BOTH.wait(float(seconds))
+            except threading.BrokenBarrierError:
+                BOTH.reset()
+                raise RuntimeError("no other clip came") from None
         case ["remove", file]:
             (folder / file).unlink(missing_ok=True)
         case ["change", file]:
