@@ -28,7 +28,7 @@ class Weights:
     files: tuple[File, ...]
 
 
-def _moge(size: str, revision: str, digest: str, size_bytes: int | None) -> Weights:
+def _moge(size: str, revision: str, digest: str, size_bytes: int) -> Weights:
     return Weights(f"Ruicheng/moge-2-{size}-normal", revision, "MIT", (File("model.pt", size_bytes, digest),))
 
 
@@ -38,7 +38,7 @@ def _sam2(size: str, revision: str, digest: str, size_bytes: int) -> Weights:
 
 
 def _depth_anything(
-    variant: str, licence: str, revision: str | None = None, digest: str | None = None, size_bytes: int | None = None
+    variant: str, licence: str, revision: str, digest: str | None = None, size_bytes: int | None = None
 ) -> Weights:
     return Weights(
         f"depth-anything/Depth-Anything-V2-{variant}-hf",
@@ -68,7 +68,7 @@ CATALOGUE: dict[str, Weights] = {
         "vitb",
         "54ad3a693e61907ea4633d13dec6ee682fa09419",
         "16b8110e86d5dc5a849db120ca96ef3a223fd30b0c9146d1d81db504073da5f6",
-        None,
+        419_110_160,
     ),
     "moge-2-vits-normal": _moge(
         "vits",
@@ -107,13 +107,20 @@ CATALOGUE: dict[str, Weights] = {
         "3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70",
         99_173_660,
     ),
-    "depth-anything-v2-base": _depth_anything("Base", "CC-BY-NC-4.0"),
-    "depth-anything-v2-large": _depth_anything("Large", "CC-BY-NC-4.0"),
+    "depth-anything-v2-base": _depth_anything("Base", "CC-BY-NC-4.0", "b1958afc87fb45a9e3746cb387596094de553ed8"),
+    "depth-anything-v2-large": _depth_anything(
+        "Large",
+        "CC-BY-NC-4.0",
+        "7581137eff8d4e94f6e796d3baea0e9fa79b22d2",
+        "4e01e34ed5549b529b70b92d53226bc370f03041977b390d3dde45d47f516cf9",
+        1_341_322_868,
+    ),
     "depth-anything-v2-metric-indoor-small": _depth_anything(
         "Metric-Indoor-Small",
         "Apache-2.0",
         "8078d68a9c75a972131914f6afd0c1723be0da7f",
         "e990eb82fbf11b05b7813261196a2b841bdcf5a05f64396724a8987fa90504a3",
+        99_173_660,
     ),
     "depth-anything-v2-metric-outdoor-small": _depth_anything(
         "Metric-Outdoor-Small",
@@ -132,7 +139,7 @@ CATALOGUE: dict[str, Weights] = {
         "IDEA-Research/grounding-dino-base",
         "12bdfa3120f3e7ec7b434d90674b3396eccf88eb",
         "5548f844c928c4b6f411fa8cbcc2bfa8dbbba437cb1d513975519f93c2a9ed21",
-        None,
+        933_400_872,
         tokenizer=True,
     ),
     "rtdetr-r50vd": _detector("PekingU/rtdetr_r50vd_coco_o365", "457857cec8ac28ddede40ecee9eed2beca321af8", None, None),

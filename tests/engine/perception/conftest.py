@@ -16,7 +16,14 @@ def weights_root(tmp_path_factory) -> Path:
     """Random checkpoints of every model in its official file format (MoGe-2 ViT-S with a small neck, SAM 2.1 tiny)."""
     root = tmp_path_factory.mktemp("weights")
     write(
-        root, [*weight_names(from_dotlist(SMALL)), "rtdetr-r50vd", "depth-anything-v2-metric-indoor-small"], small=True
+        root,
+        [
+            *weight_names(from_dotlist(SMALL)),
+            "rtdetr-r50vd",
+            "rf-detr-medium",
+            "depth-anything-v2-metric-indoor-small",
+        ],
+        small=True,
     )
     return root
 

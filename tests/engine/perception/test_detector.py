@@ -67,10 +67,30 @@ def test_a_person_who_fills_the_frame_is_kept(weights_root, monkeypatch):
     assert found[0].box == (0, 0, 200, 100)
 
 
+@pytest.mark.parametrize("variant", ["rtdetr-r50vd", "rf-detr-medium"])
+def test_boxes_of_fixed_names_are_those_of_the_official_processor(weights_root, noise_clip, variant):
+    """Scores and boxes in pixels equal transformers' own post-processing of the same network, for the person column."""
+    loaded = detector(
+        weights_root / variant, variant=variant, threshold=0.0, overlap=1.0, subjects=["person"], ridden=[]
+    )
+    found = loaded.detect(noise_clip, [0, 3])
+    assert {d.frame for d in found} == {0, 3}
+    inputs = loaded.processor(images=list(noise_clip.frames[[0, 3]]), return_tensors="pt")
+    with torch.inference_mode():
+        out = loaded.network(**inputs)
+    scores = out.logits.sigmoid()[..., 0]
+    H, W = noise_clip.size
+    centre = out.pred_boxes
+    for i, frame in enumerate((0, 3)):
+        mine = sorted((d.score, *d.box) for d in found if d.frame == frame)
+        x, y, w, h = centre[i].unbind(-1)
+        corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1).clamp(0, 1) * torch.tensor([W, H, W, H])
+        expected = sorted((s.item(), *box.tolist()) for s, box in zip(scores[i], corners, strict=True))
+        np.testing.assert_allclose(mine, expected, rtol=1e-3, atol=2e-2)
+
+
 def test_fixed_names_take_their_column_or_are_refused(weights_root, noise_clip):
     folder = weights_root / "rtdetr-r50vd"
-    loaded = detector(folder, variant="rtdetr-r50vd", threshold=0.0)
-    assert loaded.detect(noise_clip, [0])
     assert name_columns(["person", "motorcycle"], {0: "person", 3: "motorbike"}) == [0, 3]
     with pytest.raises(ValueError, match=r"does not know unicycle; it knows .*bicycle.*grounding-dino-tiny"):
         detector(folder, variant="rtdetr-r50vd", ridden=["unicycle"])

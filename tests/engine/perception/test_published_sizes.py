@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.perception.catalogue import CATALOGUE
-from engine.perception.random_weights import moge_config, write
+from engine.perception.random_weights import moge_config, rf_detr_config, write
 from engine.perception.sam2 import YAML, build_sam2
 
 KEYS = Path(__file__).resolve().parents[2] / "fixtures" / "state_keys"
@@ -40,10 +40,11 @@ def assert_published(name: str, state: dict[str, torch.Tensor]) -> None:
     assert tensors < published < tensors + HEADER * len(state)
 
 
-@pytest.mark.parametrize("size", ["vitl", "vits"])
+@pytest.mark.parametrize("size", ["vitl", "vitb", "vits"])
 def test_moge(size):
     state = moge_state(size)
-    assert {k: tuple(v.shape) for k, v in state.items()} == listed(f"moge-2-{size}-normal")
+    if size != "vitb":
+        assert {k: tuple(v.shape) for k, v in state.items()} == listed(f"moge-2-{size}-normal")
     assert_published(f"moge-2-{size}-normal", state)
 
 
@@ -63,6 +64,22 @@ def test_depth_anything_to_the_byte(tmp_path):
     assert file.stat().st_size == CATALOGUE["depth-anything-v2-small"].files[0].bytes
     with safe_open(file, "pt") as tensors:
         assert {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()} == listed("depth-anything-v2-small")  # noqa: SIM118
+
+
+def test_detectors_by_their_published_number_of_parameters():
+    """Millions, as their model cards and papers say: RF-DETR medium 33.7, RT-DETR R50 42 and Grounding DINO tiny 172
+    (some files hold a weight twice, so their sizes say less)."""
+    import transformers as t
+
+    with torch.device("meta"):
+        networks = {
+            33.7: t.RfDetrForObjectDetection(rf_detr_config(576, False, {0: "person"})),
+            42: t.RTDetrForObjectDetection(t.RTDetrConfig()),
+            172: t.GroundingDinoForObjectDetection(t.GroundingDinoConfig()),
+        }
+    for published, network in networks.items():
+        millions = sum(p.numel() for p in network.parameters()) / 1e6
+        assert abs(millions - published) < 0.025 * published
 
 
 def test_a_changed_architecture_would_show():
