@@ -6,13 +6,9 @@
 Groups (`perception=embedded`, `runner=ray`) are files of conf/; every key is a field of the dataclasses below.
 """
 
-import dataclasses
-import difflib
 import hashlib
 import json
 import sys
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,14 +20,13 @@ from engine.perception.registry import PerceptionOptions, identify, used
 from engine.run.options import RunnerOptions
 from engine.stages.options import StageOptions
 from engine.stages.render import RenderOptions
+from shards.config import ConfigError, choices_of, compose, leaves, nearest
+from shards.options import page_command
 from shards.run import ShardLimits
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-
-
-class ConfigError(ValueError):
-    """The command line asks for something that does not exist or cannot be. Exit code 3."""
+GROUPS = ("perception", "runner")
 
 
 @dataclass
@@ -98,38 +93,13 @@ CODE += ("shards/codec.py", "shards/depth16.py", "shards/schema.py")
 
 def load(arguments: list[str]) -> UnrollOptions:
     """Options from `key=value` words. ConfigError names the key, what was expected and the nearest valid name."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    _check_keys(arguments)
-    # paths may hold what Hydra's grammar takes for its own (spaces, commas, =, ${): they do not go through it
-    paths = dict(argument.split("=", 1) for argument in arguments if argument.startswith(("input=", "output=")))
-    words = [argument for argument in arguments if not argument.startswith(("input=", "output="))]
-    ConfigStore.instance().store(name="unroll_schema", node=UnrollOptions)
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name="unroll"):
-            composed = compose("unroll", overrides=words)
-        options: UnrollOptions = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
-    for name, path in paths.items():
-        setattr(options, name, path)
+    options = compose("unroll", UnrollOptions, arguments, CONF, groups=GROUPS, paths=("input", "output"))
     check(options)
     return options
 
 
 def check(options: UnrollOptions) -> None:
-    """ConfigError for a value outside its choices or options that contradict each other."""
-    for name, field, value in _leaves(options):
-        choices = field.metadata.get("choices") or ()
-        if choices and value not in choices:
-            near = _nearest(str(value), choices)
-            raise ConfigError(f"{name}={value}: choose one of {', '.join(choices)}{near}")
+    """ConfigError for options that cannot be or contradict each other."""
     clip, size = options.clip, options.render.size
     _must(bool(options.input), "input=... is missing: a video, a folder or a URL")
     _must(
@@ -148,14 +118,14 @@ def check(options: UnrollOptions) -> None:
 
         known = [r.code for r in Reason]
         for name in options.retry.split(","):
-            _must(name in known, f"retry={name}: failed or reasons among {', '.join(known)}{_nearest(name, known)}")
+            _must(name in known, f"retry={name}: failed or reasons among {', '.join(known)}{nearest(name, known)}")
 
 
 def fingerprint(options: UnrollOptions) -> dict[str, Any]:
     """What decides the bytes of the samples, as plain JSON: options, code, models. For `_run.json`."""
     kept: dict[str, Any] = {}
     bundles = used(options.perception)
-    for name, _, value in _leaves(options):
+    for name, _, value in leaves(options):
         if any(name == skip or name.startswith(f"{skip}.") for skip in NOT_IN_FINGERPRINT):
             continue
         bundle = name.split(".")[1] if name.count(".") > 1 and name.startswith("perception.") else None
@@ -175,60 +145,12 @@ def fingerprint_id(config: dict[str, Any]) -> str:
 
 def groups() -> dict[str, list[str]]:
     """Hydra groups of the unroll verb and their choices."""
-    return {name: sorted(p.stem for p in (CONF / name).glob("*.yaml")) for name in ("perception", "runner")}
+    return choices_of(CONF, GROUPS)
 
 
 def _must(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
-
-
-def _check_keys(arguments: list[str]) -> None:
-    """Refuse keys that no field has, before Hydra does so less helpfully."""
-    known = {name for name, _, _ in _leaves(UnrollOptions())} | set(_nodes(UnrollOptions())) | set(groups())
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument!r}: key=value was expected (python -m engine.unroll --help lists the keys)")
-        if key not in known:
-            tails = {name.rpartition(".")[2]: name for name in known}
-            near = difflib.get_close_matches(key, known, 1, 0.6)
-            near = near or [tails[t] for t in difflib.get_close_matches(key.rpartition(".")[2], tails, 1, 0.7)]
-            hint = f"; did you mean {near[0]}?" if near else "; docs/configuration.md lists every key"
-            raise ConfigError(f"unknown key {key!r}{hint}")
-        if key in groups() and value not in groups()[key]:
-            choices = groups()[key]
-            raise ConfigError(f"{argument}: choose one of {', '.join(choices)}{_nearest(value, choices)}")
-
-
-def _nearest(word: str, choices: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(choices), 1, 0.5)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _explain(error: Exception) -> str:
-    cause = error.__cause__ or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key")), "")
-    return f"{where}: {lines[0]}" if where else " ".join(lines)
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """(dotted name, field, value) of every field that is no dataclass itself."""
-    for field in dataclasses.fields(node):
-        value, name = getattr(node, field.name), f"{path}{field.name}"
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, field, value
-
-
-def _nodes(node: Any, path: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield f"{path}{field.name}"
-            yield from _nodes(value, f"{path}{field.name}.")
 
 
 def _code() -> str:
@@ -267,15 +189,5 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--check"]:
-        if Path(arguments[1]).is_file() and Path(arguments[1]).read_text() == page():
-            return 0
-        print(f"{arguments[1]} is out of date; run: python -m engine.config > {arguments[1]}", file=sys.stderr)
-        return 1
-    sys.stdout.write(page())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(page_command(sys.argv[1:], page(), "python -m engine.config"))

@@ -1,9 +1,9 @@
 """docs/sample.md from the schema: `python -m shards.document > docs/sample.md` (`--check FILE` compares instead)."""
 
 import sys
-from pathlib import Path
 
 from shards import schema
+from shards.options import page_command
 
 
 def page() -> str:
@@ -50,15 +50,5 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--check"]:
-        if Path(arguments[1]).read_text() == page():
-            return 0
-        print(f"{arguments[1]} is out of date; run: python -m shards.document > {arguments[1]}", file=sys.stderr)
-        return 1
-    sys.stdout.write(page())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(page_command(sys.argv[1:], page(), "python -m shards.document"))

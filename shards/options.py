@@ -1,6 +1,8 @@
-"""One way to declare a configuration field: a default and a sentence that says what it does."""
+"""One way to declare a configuration field, a default and a sentence that says what it does, and its page in docs/."""
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -35,6 +37,17 @@ def options_tables(title: str, node: Any, path: str, doc: str) -> list[str]:
         if dataclasses.is_dataclass(value):
             lines += options_tables(f"`{path}{f.name}`", value, f"{path}{f.name}.", f.metadata.get("doc", ""))
     return lines
+
+
+def page_command(arguments: list[str], text: str, command: str) -> int:
+    """What a module that makes a page does when run: print it, or compare (`--check FILE`). Returns the exit code."""
+    if arguments[:1] != ["--check"]:
+        sys.stdout.write(text)
+        return 0
+    if Path(arguments[1]).is_file() and Path(arguments[1]).read_text() == text:
+        return 0
+    print(f"{arguments[1]} is out of date; run: {command} > {arguments[1]}", file=sys.stderr)
+    return 1
 
 
 def _show(value: Any) -> str:
