@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule
 
 from trainer.strategy import DeepSpeed, Torch
 
@@ -48,7 +49,7 @@ class Ema:
     """Exponential moving average of the trained parameters, sharded as they are, float32."""
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+        self.decay, self.model = decay, model
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.shadow = {n: p.detach().clone() for n, p in self.parameters.items()}
 
@@ -65,6 +66,9 @@ class Ema:
             live = parameter.detach().clone()
             parameter.copy_(self.shadow[name])
             self.shadow[name].copy_(live)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # FSDP2's root stays gathered after a forward pass: its copy is now of the other weights
 
 
 class Checkpoints:
