@@ -14,6 +14,8 @@ from engine.geometry.tracks import PointTracks
 from engine.options import option
 from engine.types import CameraKind
 
+LEAST_SEEN = 6  # long tracks that every frame must see: twice the three directions that fix a rotation
+
 
 @dataclass
 class MotionOptions:
@@ -24,9 +26,11 @@ class MotionOptions:
 
 @dataclass(frozen=True)
 class Motion:
-    """kind; c2w rotations float64 [T,3,3] (identity for static, meaningless for general); focal float64 [T] factors
-    on the given focal length; residuals in pixels: `displacement` of the static hypothesis, `rotation` of the turning
-    one (the parallax that rotation does not explain), `zoom` with a focal length per frame."""
+    """kind; c2w rotations float64 [T,3,3] (identity for static, the best turn for general and failed); focal float64
+    [T] factors on the given focal length, which go with R; residuals in pixels: `displacement` of the static
+    hypothesis, `rotation` of the turning one (the parallax that rotation does not explain), `zoom` with a focal length
+    per frame. A class of "failed" leaves frames open: too few tracks cross them, or (all residuals inf) there are too
+    few at all."""
 
     kind: CameraKind
     R: np.ndarray
@@ -45,21 +49,22 @@ def classify_motion(tracks: PointTracks, K: np.ndarray, width: int, options: Mot
     unit = width / 832
     long = long_tracks(tracks, options.minimum_tracks)
     eye, ones = np.repeat(np.eye(3)[None], count, 0), np.ones(count)
-    if len(long.uv) < options.minimum_tracks or not (long.seen.sum(0) >= 6).all():
+    if len(long.uv) < options.minimum_tracks:
         return Motion("failed", eye, ones, np.inf, np.inf, np.inf)
     displacement = displacement_px(long.uv)
+    if not (long.seen.sum(0) >= LEAST_SEEN).all():  # what the gap hides may be any motion
+        R, focal, rotation = fit_pan(long.uv, K, options.rotation_px * unit)
+        return Motion("failed", R, focal, displacement, rotation, rotation)
     if displacement < options.static_px * unit:
         return Motion("static", eye, ones, displacement, displacement, displacement)
     limit = options.rotation_px * unit
-    R, focal, rotation = fit_turning(long.uv, K, zoom=False)
-    if limit < rotation < 20 * limit:  # perhaps the focal length is wrong
-        R, focal, rotation = _fit_focal(long.uv, K)
+    R, focal, rotation = fit_pan(long.uv, K, limit)
     if rotation < limit:
         return Motion("rotation", R, focal, displacement, rotation, rotation)
     R_zoom, focal_zoom, zoom = fit_turning(long.uv, K, zoom=True)
     if zoom < limit:
         return Motion("zoom", R_zoom, focal_zoom, displacement, rotation, zoom)
-    return Motion("general", R, ones, displacement, rotation, zoom)
+    return Motion("general", R, focal, displacement, rotation, zoom)
 
 
 def long_tracks(tracks: PointTracks, minimum: int = 24) -> PointTracks:
@@ -101,13 +106,13 @@ def fit_turning(
     R = np.repeat(np.eye(3)[None], count, 0)
     for t in range(1, count):
         both = seen[:, t] & seen[:, t - 1]
-        R[t] = R[t - 1] @ _wahba_robust(b[both, t - 1], b[both, t], 1 / scale[0])
+        R[t] = R[t - 1] @ (_wahba_robust(b[both, t - 1], b[both, t], 1 / scale[0]) if both.sum() >= 3 else np.eye(3))
     weight = seen.astype(np.float64)
     residual = np.zeros(seen.shape)
     for _ in range(iterations):
         d = np.einsum("mt,tij,mtj->mi", weight, R, b)
         d /= np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-12)
-        for t in range(count):
+        for t in np.flatnonzero(seen.sum(0) >= 3):  # fewer directions fix no rotation: the chained one stays
             R[t] = _wahba(d, b[:, t], weight[:, t])
         local = np.einsum("tji,mj->mti", R, d)
         plane = local[..., :2] / np.maximum(local[..., 2:], 1e-3) * scale
@@ -121,6 +126,16 @@ def fit_turning(
     rms = np.sqrt((residual**2 * seen).sum(1) / np.maximum(seen.sum(1), 1))
     R = R[0].T @ R
     return R, factor * focal, float(np.median(rms))
+
+
+def fit_pan(uv: np.ndarray, K: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """`fit_turning` without zoom; where its residual is above `limit` (pixels), but not hopeless, the focal length may
+    be wrong: a shared factor on it is fitted too and taken if it explains clearly more (15 %)."""
+    found = fit_turning(uv, K, zoom=False)
+    if limit < found[2] < 20 * limit:
+        other = _fit_focal(uv, K)
+        found = other if other[2] < 0.85 * found[2] else found
+    return found
 
 
 def _fit_focal(uv: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from engine.geometry.camera import invert, pixel_grid, pose, rays, unproject
-from engine.geometry.classify import fit_turning, long_tracks
+from engine.geometry.classify import MotionOptions, fit_pan, long_tracks
 from engine.geometry.sfm import Reconstruction, solve_monocular
 from engine.geometry.tracks import PointTracks, TrackOptions, track_points
 from engine.options import option
@@ -80,7 +80,7 @@ class EmbeddedGeometry:
         points = track_points(clip.frames, ~tracks.dynamic, o.points)
         motion = solve_monocular(points, K, prior_sigma)
         solved_sigma = motion.quality.get("focal_log_sigma", np.inf) if motion.kind == "general" else np.inf
-        motion = _believable(motion, points, K, o.least_parallax * clip.size[1] / 832)
+        motion = _believable(motion, points, K, clip.size[1], o.least_parallax)
         if clip.K is None and not np.allclose(motion.K[:, 0, 0], K[0, 0], rtol=1e-3):
             K_source = "estimated"
         focal_log_sigma = focal_sigma(float(np.median(motion.K[:, 0, 0])), solved_sigma, K[0, 0], prior_sigma)
@@ -227,19 +227,22 @@ class EmbeddedGeometry:
                     confidence[t][mask] = 0.3
 
 
-def _believable(motion: Reconstruction, points: PointTracks, K: np.ndarray, least_parallax: float) -> Reconstruction:
-    """The reconstruction; one that only turns where the parallax is too small to hold a path; one at rest with the
-    prior K [3,3] where no solution was found."""
-    nothing = np.full_like(motion.points, np.nan)
+def _believable(
+    motion: Reconstruction, points: PointTracks, K: np.ndarray, width: int, least_parallax: float
+) -> Reconstruction:
+    """The reconstruction; one that only turns where the parallax (pixels at 832 wide) is too small to hold a path; one
+    at rest with the prior K [3,3] where no solution was found."""
+    count, nothing = len(motion.c2w), np.full_like(motion.points, np.nan)
     if motion.kind == "failed":
-        still = np.repeat(np.eye(4)[None], len(motion.c2w), 0)
-        return replace(motion, c2w=still, K=np.repeat(K[None], len(still), 0), points=nothing)
-    if motion.kind != "general" or motion.quality["parallax_px"] >= least_parallax:
+        still = np.repeat(np.eye(4)[None], count, 0)
+        return replace(motion, c2w=still, K=np.repeat(K[None], count, 0), points=nothing)
+    if motion.kind != "general" or motion.quality["parallax_px"] >= least_parallax * width / 832:
         return motion
-    count = len(motion.c2w)
     uv = long_tracks(points).uv.astype(np.float64)
-    turning = pose(fit_turning(uv, motion.K[0], zoom=False)[0], np.zeros((count, 3)))
-    return replace(motion, c2w=turning, kind="rotation", points=nothing)
+    R, focal, _ = fit_pan(uv, K, MotionOptions().rotation_px * width / 832)
+    lens = np.repeat(K[None], count, 0)
+    lens[:, [0, 1], [0, 1]] *= focal[:, None]
+    return replace(motion, c2w=pose(R, np.zeros((count, 3))), K=lens, kind="rotation", points=nothing)
 
 
 def _nearest(points: np.ndarray, c2w: np.ndarray) -> float:

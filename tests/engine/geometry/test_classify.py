@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from engine.geometry.camera import invert, pose, project, rotation_angle, transform
 from engine.geometry.classify import MotionOptions, classify_motion, fit_turning
+from engine.geometry.reprojection import turning_errors
 from engine.geometry.tracks import PointTracks
 
 K = np.array([[640.0, 0, 416], [0, 640, 240], [0, 0, 1]])
@@ -62,6 +63,21 @@ def test_a_wrong_focal_length_does_not_turn_rotation_into_translation(factor: fl
     motion = classify_motion(see(pose(R, np.zeros((41, 3))), np.ones(41), 0), guess, 832, MotionOptions())
     assert motion.kind == "rotation"
     assert motion.focal[0] * factor == pytest.approx(1, abs=0.03)
+
+
+def test_the_best_turn_of_a_tele_lens_goes_with_its_focal_factor():
+    """What a general camera turned is told by R and focal together: with the prior's lens R explains nothing."""
+    R, count = pan(41, 20, 0), 41  # and ten centimetres sideways
+    path = pose(R, np.linspace(0, 0.1, count)[:, None] * [1.0, 0, 0])
+    guess = K.copy()
+    guess[[0, 1], [0, 1]] /= 1.6
+    tracks = see(path, np.ones(count), 0, wild=0)
+    motion = classify_motion(tracks, guess, 832, MotionOptions())
+    lens = np.repeat(guess[None], count, 0)
+    without = np.nanmedian(turning_errors(tracks.uv.astype(float), motion.R, lens))
+    lens[:, [0, 1], [0, 1]] *= motion.focal[:, None]
+    assert motion.kind == "general"
+    assert np.nanmedian(turning_errors(tracks.uv.astype(float), motion.R, lens)) < 2 < 8 < without
 
 
 def test_a_zoom_is_told_from_walking_forward():
