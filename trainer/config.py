@@ -3,15 +3,17 @@
 `python -m trainer.config > docs/training_options.md` writes the page of options (`--check FILE` compares instead).
 """
 
+import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from shards.options import option, options_tables
+from shards.config import ConfigError, compose
+from shards.options import option, options_tables, page_command
 from trainer.data import DataOptions
 from trainer.flow import FlowOptions
 from trainer.model.encoders import EncoderOptions
@@ -19,6 +21,8 @@ from trainer.model.parallelize import ParallelOptions
 from trainer.model.sawg import SawgOptions, WanOptions
 from trainer.model.wsa import WsaOptions
 from trainer.strategy import OptimizerOptions
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @dataclass
@@ -103,35 +107,63 @@ class SampleRunOptions:
     limit: int = option(0, "units sampled; 0 = all")
 
 
-def register() -> None:
-    """Put the typed schemas where conf/*.yaml find them."""
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainOptions)
-    store.store(name="encode_schema", node=EncodeOptions)
-    store.store(name="sample_schema", node=SampleRunOptions)
+@dataclass
+class PlanOptions:
+    ranks: list[int] = option([8, 32], "numbers of ranks")
+    gib: list[float] = option([80.0, 96.0], "memory of a device, GiB, for each number of ranks")
 
 
-class ConfigError(ValueError):
-    """Options that contradict each other or lie outside their choices."""
+@dataclass
+class PlanRunOptions(TrainOptions):
+    shards: str = option("none", "not read")
+    plan: PlanOptions = option(PlanOptions(), "what to print")
 
 
-def typed(config: DictConfig) -> Any:
-    """The dataclasses of a composed configuration, checked. Raises ConfigError."""
-    options = OmegaConf.to_object(config)
-    _check_choices(options, "")
+VERBS = {"train": TrainOptions, "encode": EncodeOptions, "sample": SampleRunOptions, "plan": PlanRunOptions}
+GROUPS = dict.fromkeys(("train", "plan"), ("model", "experiment", "parallel"))
+GROUPS |= {"encode": ("model",), "sample": ("model", "parallel")}
+
+
+def load(verb: str, words: Sequence[str]) -> Any:
+    """The options of a verb from `key=value` words. ConfigError names the key and what was expected."""
+    paths = [name for name in ("shards", "output", "latents") if hasattr(VERBS[verb], name)]
+    page = "docs/training_options.md"
+    options = compose(verb, VERBS[verb], words, CONF, groups=GROUPS[verb], paths=paths, page=page)
+    _check(options)
     return options
 
 
-def _check_choices(options: Any, path: str) -> None:
-    import dataclasses
+def _check(options: Any) -> None:
+    """ConfigError for options that cannot be or contradict each other."""
+    clip, cell = options.data.clip, token_side(options.model)
+    _must(clip.frames % 4 == 1, f"data.clip.frames={clip.frames}: 1 + 4k was expected, like 49 or 81")
+    for name, side in (("height", clip.height), ("width", clip.width)):
+        _must(side > 0 and side % cell == 0, f"data.clip.{name}={side}: a multiple of {cell} pixels was expected")
+    if isinstance(options, TrainOptions):
+        loop, strategy = options.loop, options.parallel.strategy
+        _must(loop.batch > 0 and loop.accumulate > 0, "loop.batch and loop.accumulate start at 1")
+        _must(all(0 < s <= 1 for s in loop.sigmas), f"loop.sigmas={loop.sigmas}: noise levels in (0, 1] were expected")
+        _must(
+            not (strategy.startswith("deepspeed") and loop.ema),
+            f"loop.ema={loop.ema}: DeepSpeed owns the weights, so there is no average; set loop.ema=0",
+        )
+        _must(
+            not loop.wandb or importlib.util.find_spec("wandb") is not None,
+            f"loop.wandb={loop.wandb}: the wandb package is not installed; pip install wandb",
+        )
+    if isinstance(options, PlanRunOptions):
+        _must(len(options.plan.ranks) == len(options.plan.gib), "plan.gib: one for each of plan.ranks was expected")
 
-    for field in dataclasses.fields(options):
-        value, name = getattr(options, field.name), f"{path}{field.name}"
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, f"{name}.")
-        choices = field.metadata.get("choices") or ()
-        if choices and value not in choices:
-            raise ConfigError(f"{name}={value!r}: choose one of {', '.join(choices)}")
+
+def token_side(model: ModelOptions) -> int:
+    """Pixels of a token's side: the autoencoder's stride times the patch."""
+    stride = 8 if model.encoders.video == "wan" else model.encoders.patch  # Wan2.1's VAE: 8 x 8 pixels
+    return stride * max(model.wan.patch_size[1:])
+
+
+def _must(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
 
 
 def page() -> str:
@@ -143,7 +175,7 @@ def page() -> str:
         "",
         '`python -m trainer.train key=value ...`, or `make train OPTIONS="key=value ..."`. Unknown keys are refused.',
         "These are the defaults of the code; `model=`, `experiment=` and `parallel=` choose files of `conf/` that set",
-        "some of them (`python -m trainer.train --cfg job ...` prints the outcome and runs nothing).",
+        "some of them (`python -m trainer.train --show ...` prints the outcome and runs nothing).",
         "`trainer.encode` and `trainer.sample` take the groups that they need, under the same names.",
     ]
     lines += options_tables("Training", TrainOptions(), "", "`python -m trainer.train`")
@@ -157,15 +189,5 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--check"]:
-        if Path(arguments[1]).is_file() and Path(arguments[1]).read_text() == page():
-            return 0
-        print(f"{arguments[1]} is out of date; run: python -m trainer.config > {arguments[1]}", file=sys.stderr)
-        return 1
-    sys.stdout.write(page())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(page_command(sys.argv[1:], page(), "python -m trainer.config"))

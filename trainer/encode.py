@@ -12,22 +12,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 
-import hydra
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from shards.dataset import BadSample, Dataset, open_dataset
 from shards.run import Run, RunStatus, ShardLimits, Spool, Unit
 from shards.writer import sha256
-from trainer.config import EncodeOptions, ModelOptions, register, typed
+from trainer.config import EncodeOptions, ModelOptions
 from trainer.data import DataOptions, Read
 from trainer.latents import LATENTS, ClipOptions, LatentClip, encode_clip, pack, unpack
-from trainer.launch import device_of_this_rank, distributed
+from trainer.launch import command, device_of_this_rank, distributed
 from trainer.model.encoders import EncoderOptions, Encoders, fingerprint, load_encoders
 
-register()
+ENCODING_S = 14 * 86400.0  # a rank may wait this long for the others' clips and for the commit: the work itself
 SHARD = ShardLimits(samples=64, bytes=1 << 31)  # about 64 clips of 81 x 480 x 832 are 1.4 GB
 
 
@@ -108,6 +106,7 @@ def encode_shards(
             _encode_unit(unit, dataset, loaded, clip, spool)
             if run:
                 run.lease.check()
+                run.commit_ready()  # not all of it at the end, while every other rank waits
         dist.barrier()
         if run is None:
             return None
@@ -149,11 +148,10 @@ def _units(dataset: Dataset, config: dict) -> list[Unit]:
     ]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="encode")
-def main(config: DictConfig) -> None:
-    options: EncodeOptions = typed(config)
+def encode(options: EncodeOptions) -> None:
+    """The verb: every sample of the shards that is not yet encoded."""
     device = device_of_this_rank()
-    with distributed():
+    with distributed(ENCODING_S):
         status = encode_shards(
             open_dataset(options.shards), options.latents, options.model.encoders, options.data.clip, device
         )
@@ -164,4 +162,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("encode", __doc__, encode))

@@ -27,7 +27,7 @@ REFERENCE_WHITE = 255  # Phantom letterboxes references on white
 class ClipOptions:
     frames: int = option(81, "frames of a training clip, 1 + 4k; the paper trains on 81")
     stride: int = option(1, "sample frames per training frame; 1 keeps the sample's frame rate")
-    height: int = option(480, "rows, pixels; a multiple of 16; the paper trains at 480P")
+    height: int = option(480, "rows, pixels; a multiple of 16 (a token of Wan2.1); the paper trains at 480P")
     width: int = option(832, "columns, pixels; a multiple of 16; Wan2.1's 480P is 832 x 480")
     depth_near: float = option(
         0.25, "metres shown as +1 in the depth condition; fixed for all clips so that a value means a distance"

@@ -9,42 +9,24 @@ for its backward pass is read off the autograd graph of the real block, run on t
 allocator's fragmentation, NCCL's buffers (1 to 2 GiB), the frozen encoders.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import hydra
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shards.options import option
-from trainer.config import TrainOptions, register, typed
+from trainer.config import PlanRunOptions, TrainOptions
+from trainer.launch import command
 from trainer.meter import flops
 from trainer.model.parallelize import ParallelOptions
 from trainer.model.sawg import WorldGenerator
 from trainer.strategy import freeze
 
-register()
 GIB = 2**30
 FLOAT32 = 4
 GATHERED_BLOCKS = 2  # FSDP2 gathers the next block while one computes
-
-
-@dataclass
-class PlanOptions:
-    ranks: list[int] = option([8, 32], "numbers of ranks")
-    gib: list[float] = option([80.0, 96.0], "memory of a device, GiB, for each number of ranks")
-
-
-@dataclass
-class PlanRunOptions(TrainOptions):
-    shards: str = option("none", "not read")
-    plan: PlanOptions = option(PlanOptions(), "what to print")
-
-
-ConfigStore.instance().store(name="plan_schema", node=PlanRunOptions)
 
 
 @dataclass(frozen=True)
@@ -186,10 +168,5 @@ def page(options: PlanRunOptions) -> str:
     return "\n".join(lines)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
-def main(config: DictConfig) -> None:
-    print(page(typed(config)))
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(command("plan", __doc__, lambda options: print(page(options))))

@@ -5,18 +5,17 @@
 Wan's 40-step Euler grid; Phantom's three-pass guidance. The geometry stays in every pass, as in training.
 """
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from shards import codec
-from trainer.config import SampleOptions, SampleRunOptions, TrainOptions, register, typed
+from trainer.config import SampleOptions, SampleRunOptions, TrainOptions
 from trainer.data import (
     Unit,
     chosen_pairs,
@@ -29,12 +28,10 @@ from trainer.data import (
 from trainer.encode import open_clips
 from trainer.flow import TIMESTEPS, FlowOptions, euler_step, guide, sampling_sigmas
 from trainer.latents import LatentClip
-from trainer.launch import device_of_this_rank, distributed
+from trainer.launch import command, device_of_this_rank, distributed
 from trainer.model.build import build_generator
 from trainer.model.encoders import VideoEncoder, load_encoders
 from trainer.model.parallelize import Grid, make_grid
-
-register()
 
 
 @torch.no_grad()
@@ -128,9 +125,8 @@ def _frames(video: VideoEncoder, latents: Tensor, device: torch.device) -> np.nd
     return ((pictures + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="sample")
-def main(config: DictConfig) -> None:
-    options: SampleRunOptions = typed(config)
+def sample(options: SampleRunOptions) -> None:
+    """The verb: every unit of the shards, or the first `limit`."""
     device = device_of_this_rank()
     with distributed(options.parallel.timeout_s):
         grid = make_grid(options.parallel, options.data.branches, device.type)
@@ -143,4 +139,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("sample", __doc__, sample))

@@ -68,7 +68,7 @@ class Ema:
             self.shadow[name].copy_(live)
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # FSDP2's root stays gathered after a forward pass: its copy is now of the other weights
+                module.reshard()  # the root stays gathered after a forward pass: that copy is of the other weights
 
 
 class Checkpoints:

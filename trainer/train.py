@@ -7,59 +7,29 @@ torchrun --nproc-per-node 8 -m trainer.train shards=... model=phantom_wan_14b ex
 import hashlib
 import json
 import math
-import signal
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import hydra
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from torch import Tensor
 
 from shards.reader import Loader, StateMismatch
-from trainer.config import ConfigError, TrainOptions, register, typed
+from trainer.config import TrainOptions
 from trainer.data import HeldOutSet, TrainingSample, TrainingStream, chosen_pairs, split_units, stack
 from trainer.encode import open_clips
 from trainer.export import export
 from trainer.flow import TIMESTEPS, add_noise, velocity_loss
-from trainer.launch import device_of_this_rank, distributed
+from trainer.launch import NonFiniteLoss, Stop, command, device_of_this_rank, distributed
 from trainer.meter import Log, Meter, flops
 from trainer.model.build import build_generator
 from trainer.model.parallelize import Grid, make_grid
 from trainer.sample import sample_units
 from trainer.state import Checkpoints, Ema, Progress
 from trainer.strategy import make_strategy, world_mean
-
-register()
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss is not a number; the last checkpoint is from before."""
-
-
-class Stop:
-    """SIGTERM and SIGINT ask for a checkpoint and an orderly end after the current step; a second one ends at once.
-
-    Outside the main thread (a Ray worker) signals cannot be caught and are left alone.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        main = threading.current_thread() is threading.main_thread()
-        self.previous = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT) if main}
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 def predict(model: torch.nn.Module, batch: TrainingSample, branches: int, dtype: torch.dtype) -> Tensor:
@@ -82,7 +52,6 @@ def batch_loss(model: torch.nn.Module, batch: TrainingSample, branches: int, dty
 
 def train(options: TrainOptions) -> dict[str, float]:
     """The whole run on this rank; every rank calls it. Returns the values of the last step and evaluation."""
-    _check(options)
     device = device_of_this_rank()
     with distributed(options.parallel.timeout_s):
         run = Run(options, device)
@@ -130,12 +99,12 @@ class Run:
             if due(progress.step, options.log_every):
                 self.report({**taken, **self.meter.report(self.device)})
                 self.meter.reset()
+            if due(progress.step, options.checkpoint_every):  # first: what follows may fail or take minutes
+                self.checkpoints.save(self.strategy, self.ema, progress)
             if due(progress.step, options.evaluate_every) or progress.step == options.steps:
                 self.evaluate()
             if due(progress.step, options.sample_every):
                 self.sample()
-            if due(progress.step, options.checkpoint_every):
-                self.checkpoints.save(self.strategy, self.ema, progress)
         self.checkpoints.save(self.strategy, self.ema, progress, wait=True)
         if progress.step >= options.steps:
             export(self.strategy, self.ema, self.output / "export")
@@ -313,15 +282,5 @@ def step_flops(options: TrainOptions, batch: TrainingSample, grid: Grid) -> floa
     return cost.step(options.optimizer.trainable) / grid.context_size
 
 
-def _check(options: TrainOptions) -> None:
-    if options.parallel.strategy.startswith("deepspeed") and options.loop.ema:
-        raise ConfigError("DeepSpeed owns the weights: set loop.ema=0 with parallel=deepspeed_zero2 or deepspeed_zero3")
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(config: DictConfig) -> None:
-    train(typed(config))
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(command("train", __doc__, train))

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch.utils.flop_counter import FlopCounterMode
-from trainer_ranks import CONF
 
-from trainer.config import typed
+from trainer.config import load
 from trainer.meter import flops
 from trainer.model.sawg import SawgOptions, WanOptions, WorldGenerator
 from trainer.model.wsa import WsaOptions
@@ -54,8 +52,7 @@ def test_arithmetic_of_the_14b():
 
 
 def plan(*overrides: str):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return typed(compose("plan", overrides=list(overrides)))
+    return load("plan", overrides)
 
 
 def test_plan_prints_both_clusters():

@@ -10,11 +10,9 @@ import traceback
 from pathlib import Path
 
 import torch.multiprocessing
-from hydra import compose, initialize_config_dir
 
-from trainer.config import TrainOptions, register, typed
+from trainer.config import TrainOptions, load
 
-CONF = str(Path(__file__).resolve().parents[2] / "conf")
 MICRO = [
     "model=tiny", "experiment=stage2", "model.wsa.init=random", "model.sawg.init=random", "optimizer.trainable=all",
     "model.wan.num_layers=2", "model.wan.num_attention_heads=2", "model.wan.attention_head_dim=24",
@@ -27,9 +25,7 @@ MICRO = [
 
 def options(shards: Path, output: Path, *overrides: str) -> TrainOptions:
     """The configuration of a training of a model with some 100 thousand weights, two branches, global batch 2."""
-    register()
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return typed(compose("train", overrides=[*MICRO, f"shards={shards}", f"output={output}", *overrides]))
+    return load("train", [*MICRO, f"shards={shards}", f"output={output}", *overrides])
 
 
 def losses(output: Path) -> list[float]:
