@@ -13,16 +13,18 @@ from engine.types import Clip, Identity, Scene
 class IdentityOptions:
     margin: float = option(0.06, "transparent margin around the mask as a share of the box's longer side")
     feather: float = option(0.7, "standard deviation in pixels of the soft mask edge; 0 = hard")
-    border_factor: float = option(0.3, "score factor of a frame in which the mask touches the image border")
+    border_factor: float = option(0.3, "score factor for each side of the image that the mask touches")
+    back_factor: float = option(0.6, "score factor of a frame that shows the subject's back; 1 from the front")
     overlap_factor: float = option(0.5, "score factor of a frame in which another subject touches the mask")
 
 
 def pick_identities(clip: Clip, scene: Scene, options: IdentityOptions) -> tuple[Identity, ...]:
     """One Identity per subject in label order. Score of a frame in [0,1]:
 
-        detection score x sqrt(area / largest area) x sharpness / greatest sharpness x border and overlap factors
+        detection score x sqrt(area / largest area) x sharpness / greatest sharpness x border, back and overlap factors
 
-    Sharpness is the standard deviation of the Laplacian inside the mask relative to that of the intensity. Raises
+    Sharpness is the standard deviation of the Laplacian inside the mask relative to that of the intensity. The back
+    factor fades with the cosine of the torso's direction; where that is unknown it is the one of a side view. Raises
     ValueError for a subject without any mask.
     """
     return tuple(_pick(clip, scene, track, options) for track in scene.tracks.subjects)
@@ -34,7 +36,8 @@ def _pick(clip: Clip, scene: Scene, track, options: IdentityOptions) -> Identity
     area = masks.sum((1, 2))
     if not area.any():
         raise ValueError(f"{clip.key}: subject {track.label} ({track.category}) has no mask in any frame")
-    sharp, factor = np.zeros(len(area)), np.ones(len(area))
+    towards = np.zeros(len(area)) if track.facing is None else -np.nan_to_num(track.facing[:, 2].astype(np.float64))
+    sharp, factor = np.zeros(len(area)), options.back_factor + (1 - options.back_factor) * (1 + towards) / 2
     for t in np.flatnonzero(area):
         x0, y0, x1, y1 = _box(masks[t])
         around = np.s_[max(0, y0 - 2) : y1 + 2, max(0, x0 - 2) : x1 + 2]
@@ -43,8 +46,7 @@ def _pick(clip: Clip, scene: Scene, track, options: IdentityOptions) -> Identity
         inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         if inner.sum() >= 8:
             sharp[t] = cv2.Laplacian(grey, cv2.CV_32F)[inner].std() / (grey[inner].std() + 8.0)
-        if x0 == 0 or y0 == 0 or x1 == masks.shape[2] or y1 == masks.shape[1]:
-            factor[t] *= options.border_factor
+        factor[t] *= options.border_factor ** ((x0 == 0) + (y0 == 0) + (x1 == masks.shape[2]) + (y1 == masks.shape[1]))
         rim = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
         if (labels[t][around][rim] > 0).any():
             factor[t] *= options.overlap_factor

@@ -146,6 +146,23 @@ def test_identity_prefers_sharp_whole_frames(truth):
     np.testing.assert_array_equal(inside, frames[11, 32:88, 62:98])
 
 
+def test_identity_prefers_the_front_and_a_whole_head(truth):
+    clip, scene, _camera, _ = truth
+    labels = np.zeros_like(scene.tracks.labels)
+    labels[:, 30:, 60:100] = 1  # the feet are out of the picture in every frame
+    labels[:9, :31, 60:100] = 1  # and so is the head in the first nine
+    facing = np.zeros((17, 3), np.float32)
+    facing[:, 2] = 1  # seen from behind
+    facing[[4, 13], 2] = -1
+    (track,) = scene.tracks.subjects
+    frames = np.tile(
+        np.random.default_rng(0).integers(0, 255, (1, *clip.frames.shape[1:]), dtype=np.uint8), (17, 1, 1, 1)
+    )
+    turned = replace(scene.tracks, labels=labels, subjects=(replace(track, score=np.ones(17), facing=facing),))
+    (identity,) = pick_identities(replace(clip, frames=frames), replace(scene, tracks=turned), IdentityOptions())
+    assert identity.frame == 13
+
+
 # ---- backgrounds
 
 
