@@ -177,7 +177,7 @@ def page() -> str:
         *(f"- `{name}=` {' or '.join(f'`{c}`' for c in choices)}" for name, choices in groups().items()),
         "",
         "Exit codes: 0 every clip is in the shards, 2 some are quarantined, 3 configuration, 5 storage or another",
-        "driver, 130 or 143 stopped by a signal (run the same command again to go on).",
+        "driver, 6 the Ray cluster was lost, 130 or 143 stopped by a signal; from 5 on the same command goes on.",
         "",
         "A resumed run must have the options, code and models it was begun with. Only these may change: "
         + ", ".join(f"`{name}`" for name in NOT_IN_FINGERPRINT if name != "shards")

@@ -1,6 +1,7 @@
 """Turn videos into shards: `python -m engine.unroll input=videos/ output=out/ perception=embedded runner=local`.
 
-Every key stands in docs/configuration.md. Exit codes: 0 all, 2 some quarantined, 3 configuration, 5 storage.
+Every key stands in docs/configuration.md. Exit codes: 0 all, 2 some quarantined, 3 configuration, 5 storage,
+6 the cluster was lost, 128 + n stopped by signal n.
 """
 
 import sys

@@ -6,6 +6,7 @@ A request is a tuple (name, *arguments); an answer is any number of ("beat",) an
 
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -123,6 +124,7 @@ def main(descriptor: int, memory_gb: float) -> None:
     if memory_gb:
         limit = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear: this video shall be finished
     parent = os.getppid()
 
     def watch() -> None:

@@ -15,20 +15,22 @@ from engine.perception.weights import WeightsError
 from engine.run.local import run_local
 from engine.run.plan import Surveyor, extend_plan, parse, units_of
 from engine.run.progress import Events, Progress, read_events
+from engine.run.ray import ClusterLost, run_ray
 from engine.run.work import Failure, Outcome, SetupError, settle
 from shards.lease import LeaseHeld, LeaseLost
 from shards.plan import Plan
 from shards.run import Run, RunMismatch, RunStatus, ShardLimits, Unit, status
 from shards.store import StorageError, open_store
 
-DONE, SOME_QUARANTINED, CONFIGURATION, STORAGE = 0, 2, 3, 5
+DONE, SOME_QUARANTINED, CONFIGURATION, STORAGE, CLUSTER = 0, 2, 3, 5, 6
 SIGNALLED = 128
 
 
 def drive(options: UnrollOptions) -> int:
     """Run the unroll verb; returns the exit code. Says what went wrong on standard error, without a traceback."""
+    stop = Stop()
     try:
-        with Stop() as stop:
+        with stop:
             code = _dry_run(options) if options.dry_run else _run(options, stop)
             return SIGNALLED + stop.signal if stop.signal else code
     except (ConfigError, RunMismatch, WeightsError, FileNotFoundError, SetupError) as error:
@@ -37,6 +39,11 @@ def drive(options: UnrollOptions) -> int:
     except (StorageError, LeaseHeld, LeaseLost, OSError) as error:
         print(f"storage: {error}", file=sys.stderr)
         return STORAGE
+    except KeyboardInterrupt:  # the second signal
+        return SIGNALLED + stop.signal
+    except ClusterLost as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return CLUSTER
 
 
 class Stop:
@@ -71,17 +78,15 @@ def _run(options: UnrollOptions, stop: Stop) -> int:
     config = fingerprint(options)
     limits = ShardLimits(options.shards.samples, options.shards.bytes)
     with Run.open(options.output, name=options.shards.name, config=config, limits=limits) as run:
-        new = extend_plan(run, sources, options, lambda text: print(text, file=sys.stderr, flush=True))
+        new = extend_plan(run, sources, options, lambda text: print(text, file=sys.stderr, flush=True), stop)
         if options.retry:
             new += run.retry_failed(None if options.retry == "failed" else set(options.retry.split(",")))
         with _progress(run) as (progress, events):
-            while todo := list(run.todo()):
+            while not stop() and (todo := list(run.todo())):
                 for outcome in _outcomes(todo, run, options, fingerprint_id(config), stop, progress):
                     progress.update(outcome)
                     events.add(outcome)
                     run.commit_ready()
-                if stop():
-                    break
             if progress.seconds:
                 progress.say(progress.utilisation())
         finished = run.finish()
@@ -142,8 +147,6 @@ def _look_again(unit: Unit, run: Run, surveyor: Surveyor, progress: Progress) ->
 def _runner(options: UnrollOptions):
     if options.runner.kind == "local":
         return run_local
-    from engine.run.ray import run_ray
-
     return run_ray
 
 

@@ -29,7 +29,12 @@ class RayOptions:
 
 @dataclass
 class RunnerOptions:
-    kind: str = option("local", "local = in this process; ray = tasks and actors on a Ray cluster", ("local", "ray"))
+    kind: str = option("local", "local = on this machine, a clip at a time; ray = on a Ray cluster", ("local", "ray"))
+    isolate: bool = option(
+        True,
+        "the local runner works in a child process: a clip that crashes it is quarantined and the run goes on; "
+        "false = in the process itself, for a debugger",
+    )
     attempts: int = option(2, "times a clip is tried when code raises an error, before it is quarantined")
     surveys: int = option(0, "videos surveyed side by side while planning; 0 = one per CPU")
     ray: RayOptions = option(RayOptions(), "the Ray runner")

@@ -46,8 +46,15 @@ def parse(unit: Unit) -> Planned:
     )
 
 
-def extend_plan(run: Run, sources: list[Source], options: UnrollOptions, say: Callable[[str], None]) -> int:
-    """Survey the videos that are not planned yet and plan their clips, up to options.limit; returns new units."""
+def extend_plan(
+    run: Run,
+    sources: list[Source],
+    options: UnrollOptions,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Survey the videos that are not planned yet and plan their clips, up to options.limit or until `stopping()`;
+    returns new units."""
     clips, missing = 0, dict[str, int]()
     for unit in run.plan.units():
         if unit.attempt == 0:
@@ -73,7 +80,7 @@ def extend_plan(run: Run, sources: list[Source], options: UnrollOptions, say: Ca
                 say(f"{source.uri}: {result.reason.code}: {result}")
             if done % GENERATION == 0:
                 count, units = count + run.extend(units), []
-            if clips >= limit:
+            if clips >= limit or stopping():
                 break
     return count + run.extend(units)
 

@@ -15,6 +15,7 @@ it is alone is quarantined.
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from engine.run.metrics import Metrics
 from engine.run.split import is_split, share_of_all, split_models
 from engine.run.threads import pin
 from engine.run.work import (
+    DEATHS,
     Failure,
     Meter,
     Outcome,
@@ -47,12 +49,16 @@ from engine.run.work import (
 from shards.run import Spool, Unit
 from shards.store import StorageError
 
-SOLO_DEATHS = 2  # a clip that kills its workers this often while alone is the cause
-LOOK_S = 5.0  # seconds between two looks at the cluster's size
+LOOK_S = 5.0  # seconds between two looks at the cluster
+LOST_S = 20.0  # a head that is silent for so long is gone; Ray itself ends a driver without a word after 60
 PING_S = 30.0  # an idle actor answers in milliseconds
 # Of a clip in the object store: RGB 3, two depths and their confidence in float32 12, labels, dynamic and sky 3
 BYTES_PER_PIXEL = 18
 STORE_SHARE = 0.6  # of the object store for clips: a step's arguments and results are there together
+
+
+class ClusterLost(RuntimeError):
+    """The cluster is gone; what is spooled and committed is not."""
 
 
 @dataclass
@@ -106,7 +112,10 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
             _node_ip_address="127.0.0.1",
         )
     else:
-        context = ray.init(address=ray_options.address, log_to_driver=False, logging_level="warning")
+        try:
+            context = ray.init(address=ray_options.address, log_to_driver=False, logging_level="warning")
+        except (ConnectionError, RuntimeError) as error:
+            raise ClusterLost(f"no cluster answers at runner.ray.address={ray_options.address}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # a node that Ray starts here takes SIGTERM for itself
             signal.signal(number, handler)
@@ -139,6 +148,8 @@ class _Driver:
         self.idle: deque[int] = deque()  # an actor stands here once for every clip that it can take
         self.started = self.setup_failures = 0
         self.looked = -LOOK_S
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self.head, self.heard = (host.strip("[]"), int(port)), time.monotonic()
         self.flying: dict[Any, _Job] = {}
         self.waiting: deque[_Job] = deque()  # decoded, for the next idle actor: none queues behind a slow clip
         self.again: deque[_Job] = deque()
@@ -233,6 +244,8 @@ class _Driver:
 
     def _died(self, job: _Job, error: Exception) -> Iterator[Outcome]:
         """A worker, an actor or a node is gone, and with it this job's step."""
+        while not self._head_answers():  # no clip is to blame for a lost cluster
+            time.sleep(1)
         for i in {i for i in self.idle if not self._alive(i)}:  # the busy ones tell by their own clips
             self.idle = deque(other for other in self.idle if other != i)
             self.ray.kill(self.actors.pop(i))
@@ -242,7 +255,7 @@ class _Driver:
             self.suspects.append(job)
             return
         job.solo_deaths += 1
-        if job.solo_deaths >= SOLO_DEATHS:
+        if job.solo_deaths >= DEATHS:
             memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
             reason = Reason.OUT_OF_MEMORY if memory else Reason.WORKER_DIED
             message = " ".join(str(error).split())[:500]
@@ -255,6 +268,8 @@ class _Driver:
         if time.monotonic() - self.looked < LOOK_S:
             return
         self.looked = time.monotonic()
+        if not self._head_answers():
+            return
         gpus, count, self.at_once, self.room = placement(self.options, self.ray.cluster_resources())
         kind = self.ray.remote(
             num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=self.at_once
@@ -262,6 +277,24 @@ class _Driver:
         for _ in range(count - len(self.actors) - len(self.starting)):
             actor = kind.remote(self.shared)
             self.starting[actor.setup.remote()] = actor
+
+    def _head_answers(self) -> bool:
+        """ClusterLost when the head has been silent for LOST_S, or this machine is no part of the cluster any more."""
+        try:
+            socket.create_connection(self.head, timeout=2).close()
+        except OSError as error:
+            silent = time.monotonic() - self.heard
+            if silent > LOST_S:
+                raise ClusterLost(
+                    f"the head {self.head[0]}:{self.head[1]} has not answered for {silent:.0f} s ({error}); "
+                    "nothing that is spooled or committed is lost: start the same command again on a cluster that lives"
+                ) from None
+            return False
+        self.heard = time.monotonic()
+        here = self.ray.get_runtime_context().get_node_id()
+        if not any(node["Alive"] for node in self.ray.nodes() if node["NodeID"] == here):
+            raise ClusterLost("the cluster has given up this machine's node; start the same command again")
+        return True
 
     def _set_up(self, reference: Any) -> None:
         actor = self.starting.pop(reference)

@@ -27,6 +27,7 @@ from shards.run import Spool, Unit
 from shards.store import StorageError
 
 Members = dict[str, bytes]
+DEATHS = 2  # a clip that kills its worker this often while alone is the cause
 
 
 class SetupError(RuntimeError):

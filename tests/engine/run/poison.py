@@ -4,6 +4,7 @@ what the file `<video>.poison` beside it says."""
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from engine.perception import Models, registry
 
 BOTH = threading.Barrier(2)
+
 
 class Poisoned:
     def __init__(self, inner):
@@ -34,9 +36,17 @@ class Poisoned:
 
 
 def poison(clip, words: list[str]) -> None:
-    """segv | memory | kill_once | remove FILE | change FILE | meet SECONDS (another clip in this process)"""
+    """segv | memory | oom | kill_once | sleep SECONDS | meet SECONDS (another clip in this process) |
+    remove FILE | change FILE"""
     folder = Path(clip.uri).parent
     match words:
+        case ["oom"]:  # the kernel's killer, for this process alone: a control group of its own with little memory
+            group = Path(os.environ["POISON_GROUP"])
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            hog = [np.ones(16 << 20, np.uint8) for _ in range(64)]
+            raise AssertionError(f"{len(hog)} x 16 MiB fitted")
+        case ["sleep", seconds]:
+            time.sleep(float(seconds))
         case ["segv"]:
             os.kill(os.getpid(), signal.SIGSEGV)
         case ["memory"]:
