@@ -108,8 +108,9 @@ def _sam2(folder: Path, variant: str) -> None:
     torch.save({"model": state}, folder / f"sam2.1_hiera_{variant.replace('-', '_')}.pt")
 
 
-def _depth_anything(folder: Path, variant: str, small: bool) -> None:
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+def depth_anything_config(variant: str, small: bool) -> Any:
+    """transformers' DepthAnythingConfig of a published variant."""
+    from transformers import DepthAnythingConfig, Dinov2Config
 
     size = variant.split("-")[-1]
     hidden, heads, layers, taps, neck, fusion = {
@@ -129,7 +130,7 @@ def _depth_anything(folder: Path, variant: str, small: bool) -> None:
         apply_layernorm=True,
         reshape_hidden_states=False,
     )
-    config = DepthAnythingConfig(
+    return DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=hidden,
         neck_hidden_sizes=neck,
@@ -137,6 +138,12 @@ def _depth_anything(folder: Path, variant: str, small: bool) -> None:
         depth_estimation_type="metric" if variant.startswith("metric") else "relative",
         max_depth=(80 if "outdoor" in variant else 20) if variant.startswith("metric") else 1,
     )
+
+
+def _depth_anything(folder: Path, variant: str, small: bool) -> None:
+    from transformers import DepthAnythingForDepthEstimation
+
+    config = depth_anything_config(variant, small)
     DepthAnythingForDepthEstimation(config).save_pretrained(folder)
     _json(
         folder / "preprocessor_config.json",
@@ -155,18 +162,12 @@ def _depth_anything(folder: Path, variant: str, small: bool) -> None:
 WORDS = ["person", "bicycle", "motorcycle", "skateboard", "horse", "surfboard", "dog", "car", "man", "woman"]
 
 
-def _grounding_dino(folder: Path, name: str, small: bool) -> None:
-    from transformers import (
-        BertTokenizerFast,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-    )
+def grounding_dino_config(name: str, small: bool) -> Any:
+    """transformers' GroundingDinoConfig of a published variant."""
+    from transformers import GroundingDinoConfig
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]
     if small:
-        config = GroundingDinoConfig(
+        return GroundingDinoConfig(
             backbone_config={
                 "model_type": "swin",
                 "embed_dim": 8,
@@ -193,17 +194,28 @@ def _grounding_dino(folder: Path, name: str, small: bool) -> None:
             decoder_ffn_dim=32,
             num_queries=20,
         )
-    else:
-        large = name.endswith("base")
-        backbone = {
-            "model_type": "swin",
-            "embed_dim": 128 if large else 96,
-            "depths": [2, 2, 18, 2] if large else [2, 2, 6, 2],
-            "num_heads": [4, 8, 16, 32] if large else [3, 6, 12, 24],
-            "window_size": 12 if large else 7,
-            "out_indices": [2, 3, 4],
-        }
-        config = GroundingDinoConfig(backbone_config=backbone, text_config={"model_type": "bert", "vocab_size": 30522})
+    large = name.endswith("base")
+    backbone = {
+        "model_type": "swin",
+        "embed_dim": 128 if large else 96,
+        "depths": [2, 2, 18, 2] if large else [2, 2, 6, 2],
+        "num_heads": [4, 8, 16, 32] if large else [3, 6, 12, 24],
+        "window_size": 12 if large else 7,
+        "out_indices": [2, 3, 4],
+    }
+    return GroundingDinoConfig(backbone_config=backbone, text_config={"model_type": "bert", "vocab_size": 30522})
+
+
+def _grounding_dino(folder: Path, name: str, small: bool) -> None:
+    from transformers import (
+        BertTokenizerFast,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+    )
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]
+    config = grounding_dino_config(name, small)
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     side = {"shortest_edge": 64, "longest_edge": 112} if small else {"shortest_edge": 800, "longest_edge": 1333}

@@ -36,7 +36,11 @@ class Sam2Options:
     side: int = option(1024, "side of the network's square input, pixels, a multiple of 32; 1024 as trained")
     batch: int = option(8, "frames per image-encoder pass to start with; halved, and remembered, when memory runs out")
     features: int = option(96, "frames whose image features are kept on the device; about 8.4 MB each in 16 bits")
-    precision: str = option("auto", "auto is bf16 on a GPU (as published) and fp32 on a CPU", choices=PRECISIONS)
+    precision: str = option(
+        "auto",
+        "auto is bf16 on a GPU (as published) and fp32 on a CPU; no fp16: the package keeps its memory in bf16",
+        choices=tuple(p for p in PRECISIONS if p != "fp16"),
+    )
     compile: bool = option(False, "torch.compile of the image encoder: slower start, faster frames on a GPU")
 
 

@@ -44,9 +44,10 @@ def test_a_batch_equals_single_frames(folder, noise_clip):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_half_precision_stays_near_the_float32_reference(folder, noise_clip):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_the_float32_reference(folder, noise_clip, precision):
     a = model(folder).depth(noise_clip, None, None).values
-    b = model(folder, precision="bf16").depth(noise_clip, None, None).values
+    b = model(folder, precision=precision).depth(noise_clip, None, None).values
     assert np.median(np.abs(a - b)) < 0.03 * np.ptp(a)
 
 

@@ -38,6 +38,19 @@ def test_a_batch_equals_single_frames(weights_root, noise_clip):
     np.testing.assert_allclose([d.box for d in one], [d.box for d in many], atol=1e-2)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("variant", ["grounding-dino-tiny", "rf-detr-medium"])
+def test_half_precision_stays_near_the_float32_reference(weights_root, noise_clip, variant, precision):
+    reference, half = (
+        detector(weights_root / variant, variant=variant, precision=p)._forward(noise_clip, [0, 4])
+        for p in ("fp32", precision)
+    )
+    # by query: these networks pick their queries by score, where near ties may swap
+    off = torch.maximum((reference[0] - half[0]).abs().amax(-1), (reference[1] - half[1]).abs().amax(-1))
+    assert off.median() < 0.02
+    assert (off < 0.05).float().mean() > 0.6
+
+
 def test_scores_of_a_prompt_are_those_of_its_own_words():
     # [CLS] a person . red bike . [SEP] [PAD]
     assert prompt_spans([101, 7, 8, 1012, 9, 10, 1012, 102, 0], 1012, 2) == [[1, 2], [4, 5]]

@@ -6,7 +6,7 @@ import torch
 
 from engine.geometry.camera import intrinsics, unproject_depth
 from engine.perception.checkpoint import CheckpointError
-from engine.perception.compute import Batches, DeviceFrames
+from engine.perception.compute import DeviceFrames
 from engine.perception.moge import (
     MoGe,
     MoGeOptions,
@@ -73,9 +73,10 @@ def test_a_batch_equals_single_frames(checkpoint, noise_clip):
     np.testing.assert_allclose(a.K, b.K, rtol=1e-5)
 
 
-def test_half_precision_stays_near_the_float32_reference(checkpoint, noise_clip):
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_stays_near_the_float32_reference(checkpoint, noise_clip, precision):
     reference = moge(checkpoint).geometry(noise_clip, None)
-    half = moge(checkpoint, precision="bf16").geometry(noise_clip, None)
+    half = moge(checkpoint, precision=precision).geometry(noise_clip, None)
     both = (reference.depth > 0) & (half.depth > 0)
     assert both.mean() > 0.9 * (reference.depth > 0).mean()
     assert np.median(np.abs(np.log(half.depth[both] / reference.depth[both]))) < 0.02
@@ -123,22 +124,23 @@ def test_one_wild_frame_does_not_move_the_field_of_view():
         robust_focal([float("nan")], "clip")
 
 
-def test_batches_halve_when_memory_runs_out_and_remember():
-    seen = []
+def test_a_batch_that_does_not_fit_is_halved_for_good(checkpoint, noise_clip, monkeypatch):
+    """As on a device with room for two frames: the same answer, in smaller batches, from then on."""
+    model = moge(checkpoint, batch=5)
+    whole, forward, seen = model.geometry(noise_clip, None), model.network.forward, []
 
-    def run(part):
-        seen.append(part.stop - part.start)
-        if part.stop - part.start > 3:
-            raise torch.OutOfMemoryError("synthetic")
-        return part.stop - part.start
+    def little_memory(images, **options):
+        seen.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(images, **options)
 
-    batches = Batches(8, "moge")
-    assert sum(n for _, n in batches(10, run)) == 10
-    assert batches.size == 2
-    assert seen == [8, 4, 2, 2, 2, 2, 2]
-    assert [n for _, n in batches(4, run)] == [2, 2]
-    with pytest.raises(torch.OutOfMemoryError, match="one frame alone"):
-        list(Batches(2, "moge")(2, lambda part: (_ for _ in ()).throw(torch.OutOfMemoryError("x"))))
+    monkeypatch.setattr(model.network, "forward", little_memory)
+    found = model.geometry(noise_clip, None)
+    assert (seen, model.batches.size) == ([5, 2, 2, 1], 2)
+    np.testing.assert_allclose(found.depth, whole.depth, rtol=1e-4, atol=1e-6)
+    model.geometry(noise_clip, None)
+    assert seen[4:] == [2, 2, 1]
 
 
 def test_unusable_checkpoints_say_what_is_wrong(checkpoint, tmp_path):

@@ -74,16 +74,44 @@ def test_a_batch_equals_single_frames(checkpoint, loaded, moving_clip):
     np.testing.assert_allclose(a, b, atol=5e-3)
 
 
-def test_memory_is_bounded_on_a_long_clip(loaded):
-    """Of the tracker's memory only what its attention can reach stays, whatever the length of the clip."""
-    rng = np.random.default_rng(0)
+def test_only_memory_in_reach_is_kept(loaded):
+    """Of the tracker's memory only what its attention can reach stays, from where it is and from the prompt."""
     state = {"output_dict_per_obj": {0: {"non_cond_frame_outputs": {}}}}
     held = state["output_dict_per_obj"][0]["non_cond_frame_outputs"]
     for t in [*range(100, 400), *range(100, -1, -1)]:
-        held[t] = rng
+        held[t] = None
         loaded._forget(state, t, 100)
         assert len(held) <= 4 * max(loaded.network.num_maskmem, loaded.network.max_obj_ptrs_in_encoder) + 2
     assert {0, 1, 8} <= set(held)
+
+
+def most_held(model, T, monkeypatch):
+    """Most frames of memory and of image features that are there at a time while a clip of T frames is followed."""
+    ground = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8), (64, 64))
+    clip = make_clip(np.repeat(ground[None], T, 0))
+    memory, features, forget = [], [], model._forget
+
+    def counted(state, now, start):
+        forget(state, now, start)
+        memory.append(len(state["output_dict_per_obj"][0]["non_cond_frame_outputs"]))
+        features.append(len(model._features[id(clip.frames)].frames))
+
+    monkeypatch.setattr(model, "_forget", counted)
+    model.follow(clip, T // 2, [(10.0, 10.0, 40.0, 40.0)])
+    monkeypatch.undo()
+    model.release(clip)
+    return max(memory), max(features)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_the_clip(checkpoint, monkeypatch):
+    """The same in a real run, both ways from the middle."""
+    model = Sam2(Sam2Options(variant="tiny", side=64, features=8), checkpoint, DeviceFrames(torch.device("cpu")))
+    reach = max(model.network.num_maskmem, model.network.max_obj_ptrs_in_encoder)
+    short, long = (most_held(model, T, monkeypatch) for T in (80, 120))
+    assert short == long
+    assert long[0] <= 4 * reach + 2 < 80, "what attention reaches from here and from the prompt, both ways"
+    assert long[1] == 8
 
 
 def test_features_are_bounded_and_encoded_once(checkpoint, moving_clip):
@@ -96,7 +124,7 @@ def test_features_are_bounded_and_encoded_once(checkpoint, moving_clip):
     assert not model._features
 
 
-def test_precision_half_stays_near_the_float32_reference(checkpoint, loaded, moving_clip):
+def test_half_precision_stays_near_the_float32_reference(checkpoint, loaded, moving_clip):
     clip, _ = moving_clip
     a = loaded.follow(clip, 0, BOXES[:1]).astype(float)
     b = sam2(checkpoint, precision="bf16").follow(clip, 0, BOXES[:1]).astype(float)
