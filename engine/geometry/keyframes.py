@@ -6,11 +6,6 @@ from engine.geometry.bundle import Bundle, Observations
 from engine.geometry.camera import rays
 
 
-def keyframes(count: int, every: int) -> np.ndarray:
-    """Frame indices int64: every `every`-th frame, the first and the last."""
-    return np.unique(np.r_[np.arange(0, count, every), count - 1])
-
-
 def shared_keyframes(seen: np.ndarray, every: int, share: float = 0.5) -> np.ndarray:
     """Frame indices int64 from the first to the last, at most `every` apart and closer where tracks die quickly: at
     least `share` of a keyframe's tracks live on to the next one (or it is the very next frame). seen bool [M,T]."""

@@ -7,7 +7,7 @@ import numpy as np
 from engine.geometry.bundle import BundleOptions, Prior, adjust
 from engine.geometry.camera import first_frame_world, interpolate_poses, invert, pose, transform
 from engine.geometry.classify import Motion, MotionOptions, classify_motion
-from engine.geometry.keyframes import build_bundle, keyframes, observe
+from engine.geometry.keyframes import build_bundle, observe, shared_keyframes
 from engine.geometry.odometry import (
     Trajectory,
     chain_poses,
@@ -17,7 +17,7 @@ from engine.geometry.odometry import (
     synchronise_scales,
 )
 from engine.geometry.reprojection import median_of, reprojection_errors, share_within, turning_errors
-from engine.geometry.tracks import TrackOptions, sample_depth, track_points
+from engine.geometry.tracks import PointTracks, TrackOptions, sample_depth, track_points
 from engine.options import option
 from engine.types import Camera, CameraKind, Clip, Scene
 
@@ -27,7 +27,9 @@ class CameraOptions:
     tracks: TrackOptions = option(TrackOptions(), "points followed over the clip")
     motion: MotionOptions = option(MotionOptions(), "classes of camera motion")
     bundle: BundleOptions = option(BundleOptions(), "keyframe bundle adjustment")
-    keyframe_every: int = option(4, "frames between keyframes (a quarter of a second at 16 fps)")
+    keyframe_every: int = option(
+        4, "frames between keyframes at most (a quarter of a second at 16 fps); fewer where tracks die sooner"
+    )
     inlier_px: float = option(2.0, "reprojection error up to which a pose explains a track, pixels")
     focal: str = option(
         "shared",
@@ -48,6 +50,10 @@ class CameraOptions:
         "median motion of the points that turning does not explain, pixels at 832 wide, above which a perception that "
         "saw no translation is overruled: rolling shutter and lens distortion alone leave about 1 (1.3 on a tele pan)",
     )
+    sure_depth: float = option(
+        0.3, "depth confidence from which depth holds the path: a guess (ground, backdrop) is wrong by half, not by 5 %"
+    )
+    least_sure: float = option(0.1, "share of the sightings with sure depth below which guesses count as well")
     failed_inliers: float = option(0.3, "mean share of explained tracks below which the camera counts as failed")
 
 
@@ -60,7 +66,7 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
     """
     tracks = track_points(clip.frames, scene.static, options.tracks)
     uv = tracks.uv.astype(np.float64)
-    depth = sample_depth(scene.depth, scene.static, tracks).astype(np.float64)
+    depth = _depth_of(tracks, scene, options)
     K = np.median(scene.K.astype(np.float64), axis=0)
     motion = classify_motion(tracks, K, clip.size[1], options.motion)
     given = scene.geometry.c2w
@@ -95,10 +101,19 @@ def solve_camera(clip: Clip, scene: Scene, options: CameraOptions) -> Camera:
         if not solved.solved.mean() > 0.5 or share_within(errors, options.inlier_px).mean() < options.failed_inliers:
             # No path is better than one that jumps: what the camera turned, and no translation.
             kind = "failed"
-            K_t = scene.K.astype(np.float64)
+            K_t = _turning_intrinsics(scene.K.astype(np.float64), motion)
             errors = turning_errors(uv, motion.R, K_t)
             solved = replace(_turning_path(uv, depth, motion, K_t), solved=solved.solved)
     return _camera(scene, kind, K_t, solved, errors, motion, options)
+
+
+def _depth_of(tracks: PointTracks, scene: Scene, options: CameraOptions) -> np.ndarray:
+    """Depth [M,T] of each sighting in metres (0 = none): what perception is sure of, and its guesses as well only
+    where it is sure of next to nothing (a camera that turns before a backdrop)."""
+    sure = sample_depth(scene.depth, scene.static & (scene.confidence >= options.sure_depth), tracks)
+    if (sure > 0).sum() < options.least_sure * tracks.seen.sum():
+        sure = sample_depth(scene.depth, scene.static, tracks)
+    return sure.astype(np.float64)
 
 
 def _through_lens(uv: np.ndarray, K_t: np.ndarray, K: np.ndarray) -> np.ndarray:
@@ -134,7 +149,7 @@ def _refine(
     """Keyframe bundle adjustment, then the frames between, then the metric scale: the path and the refined K."""
     tuning = options.bundle
     count = uv.shape[1]
-    keys = keyframes(count, options.keyframe_every)
+    keys = shared_keyframes(np.isfinite(uv[..., 0]), options.keyframe_every)
     observations, rows = observe(uv, depth, keys, 2)
     if len(rows) < options.motion.minimum_tracks:
         return replace(start, solved=np.zeros(count, bool)), K

@@ -1,5 +1,8 @@
 """Tracks in a ray-cast room: where they are, what they cover, and that they keep off what moves."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
@@ -71,3 +74,19 @@ def test_equal_frames_give_equal_bytes(room):
     frames, _, _ = room
     first, second = (track_points(frames, None, OPTIONS).uv for _ in range(2))
     assert first.tobytes() == second.tobytes()
+
+
+def test_new_points_are_found_where_the_image_has_new_content():
+    """A wide picture slides by a sixth of the image a frame: after six frames no first point is left in sight."""
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 256, (40, 160, 3), dtype=np.uint8), (640, 160), interpolation=cv2.INTER_CUBIC)
+    frames = np.stack([picture[:, 32 * t : 32 * t + 192] for t in range(13)])
+    tracks = track_points(frames, None, OPTIONS)
+    first = tracks.seen[:, 0]
+    assert first.sum() > 25
+    assert not tracks.seen[first, 8:].any()
+    assert tracks.seen.sum(0)[2:].min() > 0.5 * first.sum()
+    uv = tracks.uv[tracks.seen[:, 11] & tracks.seen[:, 12]]
+    np.testing.assert_allclose(np.median(uv[:, 12] - uv[:, 11], 0), [-32, 0], atol=0.1)
+    never = track_points(frames, None, replace(OPTIONS, replenish_every=100))
+    assert not never.seen[:, 8:].any()
