@@ -6,6 +6,7 @@
 Latent shards follow the commit protocol of `shards` and keep the keys, pairs and meta.json of their samples.
 """
 
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from shards.config import ConfigError
 from shards.dataset import BadSample, Dataset, open_dataset
 from shards.run import Run, RunStatus, ShardLimits, Spool, Unit
 from shards.writer import sha256
@@ -23,7 +25,7 @@ from trainer.config import EncodeOptions, ModelOptions
 from trainer.data import DataOptions, Read
 from trainer.latents import LATENTS, ClipOptions, LatentClip, encode_clip, pack, unpack
 from trainer.launch import command, device_of_this_rank, distributed
-from trainer.model.encoders import EncoderOptions, Encoders, fingerprint, load_encoders
+from trainer.model.encoders import EncoderOptions, Encoders, identity, load_encoders
 
 ENCODING_S = 14 * 86400.0  # a rank may wait this long for the others' clips and for the commit: the work itself
 SHARD = ShardLimits(samples=64, bytes=1 << 31)  # about 64 clips of 81 x 480 x 832 are 1.4 GB
@@ -74,6 +76,7 @@ def open_clips(
     if not len(dataset):
         raise ValueError(f"{shards} holds no committed sample; make some with `make shards`")
     if LATENTS in dataset.entries(dataset.order[0]):
+        _refuse_other_encoding(dataset, model.encoders, data.clip)
         return ReadLatents(dataset), dataset
     if data.encode == "online":
         return EncodeOnline(dataset, model.encoders, data.clip, device), dataset
@@ -82,6 +85,29 @@ def open_clips(
     if not len(dataset):
         raise ValueError(f"no sample of {shards} could be encoded; the reasons are in {latents}/_fail")
     return ReadLatents(dataset), dataset
+
+
+def encoding(encoders: EncoderOptions, clip: ClipOptions) -> dict[str, dict]:
+    """What decides the bytes of latent shards, for their `_run.json`."""
+    return {"model.encoders": identity(encoders), "data.clip": asdict(clip)}
+
+
+def _refuse_other_encoding(dataset: Dataset, encoders: EncoderOptions, clip: ClipOptions) -> None:
+    """ConfigError when latent shards were encoded with other options than this run has."""
+    if not dataset.store.exists("_run.json"):
+        return
+    theirs = json.loads(dataset.store.read("_run.json"))["config"]
+    differing = [
+        f"{part}.{name}={theirs.get(part, {}).get(name)} (here {value})"
+        for part, options in encoding(encoders, clip).items()
+        for name, value in options.items()
+        if theirs.get(part, {}).get(name) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"{dataset.store.url} was encoded with {', '.join(differing)}: say the same here, or encode again into "
+            "another folder"
+        )
 
 
 def encode_shards(
@@ -94,7 +120,7 @@ def encode_shards(
     rank, world = dist.get_rank(), dist.get_world_size()
     run, share = None, [None]
     if rank == 0:
-        config = {"encoders": fingerprint(encoders), "clip": asdict(clip)}
+        config = encoding(encoders, clip)
         run = Run.open(latents, name="latents", config=config, limits=SHARD)
         run.extend(_units(dataset, config))
         share = [list(run.todo())]

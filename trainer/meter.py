@@ -1,6 +1,7 @@
 """What a step costs: FLOPs by formula (attention included), their utilisation, waiting for data, memory."""
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,7 +133,11 @@ class Log:
         if wandb_project:
             import wandb
 
-            self.wandb = wandb.init(project=wandb_project, dir=folder, config=config, resume="allow")
+            identity = folder / "wandb_id"  # a resumed run goes on with the same curve
+            if not identity.exists():
+                identity.write_text(secrets.token_hex(4))
+            run = {"id": identity.read_text(), "resume": "allow"}
+            self.wandb = wandb.init(project=wandb_project, dir=str(folder), config=config, **run)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")

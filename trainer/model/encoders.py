@@ -7,7 +7,7 @@ import hashlib
 import html
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -148,9 +148,13 @@ def load_encoders(options: EncoderOptions, device: torch.device, text: bool = Tr
     return Encoders(video, words, fingerprint(options))
 
 
+def identity(options: EncoderOptions) -> dict[str, Any]:
+    """Every option that changes the latents of a clip, by name."""
+    unused = {"patch"} if options.video == "wan" else {"vae_weights"}
+    unused |= {"text_dim"} if options.text == "wan" else {"text_weights"}
+    return {name: value for name, value in vars(options).items() if name not in unused}
+
+
 def fingerprint(options: EncoderOptions) -> str:
-    """Of everything that changes the latents of a clip, without loading a weight."""
-    used = {k: v for k, v in vars(options).items() if k not in ("patch", "vae_weights", "text_weights", "text_dim")}
-    used |= {"vae": options.vae_weights if options.video == "wan" else options.patch}
-    used |= {"words": options.text_weights if options.text == "wan" else options.text_dim}
-    return hashlib.sha256(repr(sorted(used.items(), key=str)).encode()).hexdigest()[:12]
+    """`identity` in 12 hex digits."""
+    return hashlib.sha256(repr(sorted(identity(options).items())).encode()).hexdigest()[:12]

@@ -132,14 +132,6 @@ def _shard(model: WorldGenerator, options: ParallelOptions) -> None:
     fully_shard(model, mesh=mesh, mp_policy=policy(options.dtype))
 
 
-ATTENTION = (
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-)
-
-
 def _recompute(kind: str) -> Callable | None:
     """What runs a block's forward so that its activations are made again in the backward pass."""
     if kind == "none":
@@ -148,7 +140,9 @@ def _recompute(kind: str) -> Callable | None:
         return partial(checkpoint, use_reentrant=False)
 
     def keep(ctx, op, *args, **kwargs) -> CheckpointPolicy:
-        return CheckpointPolicy.MUST_SAVE if op in ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+        # by name: torch's own (aten::_scaled_dot_product_*_attention*), flash_attn's and flash_attn_3's
+        attends = "attention" in str(op) or "flash_attn" in str(op)
+        return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
 
     return partial(checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, keep))
 
@@ -187,9 +181,16 @@ def _split_context(model: WorldGenerator, grid: Grid) -> None:
 
 
 def set_attention(model: WorldGenerator, backend: str) -> str:
-    """Choose diffusers' attention backend by what the device has; returns its name."""
+    """Choose diffusers' attention backend by what the device has; returns its name. ParallelError when it cannot run.
+
+    auto: cuDNN's fused attention on Hopper (9.0) and later, where it is the fastest that torch brings along; torch's
+    own choice elsewhere.
+    """
     if backend == "auto":
         hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
         backend = "_native_cudnn" if hopper else "native"
-    model.wan.set_attention_backend(backend)
+    try:
+        model.wan.set_attention_backend(backend)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ParallelError(f"parallel.attention={backend}: {error}") from error
     return backend

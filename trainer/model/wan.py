@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from trainer.model.sawg import WorldGenerator, is_new, is_wsa
 
@@ -166,12 +167,12 @@ def _difference(path: Path, missing: list[str], unexpected: list[str], new: list
 
 @torch.no_grad()
 def assign(parameter: Tensor, full: Tensor) -> None:
-    """Copy a full tensor into a parameter, each rank taking its shard without communication."""
-    full = full.to(parameter.dtype)
+    """Copy a full tensor into a parameter. A rank reads its own shard of a memory-mapped tensor and nothing else."""
     if isinstance(parameter, DTensor):
-        full = distribute_tensor(
-            full.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
+        mesh, placements = parameter.device_mesh, parameter.placements
+        sizes, offsets = compute_local_shape_and_global_offset(full.shape, mesh, placements)
+        full = full[tuple(slice(o, o + n) for o, n in zip(offsets, sizes, strict=True))]
+        parameter = parameter.to_local()
     parameter.copy_(full)
 
 
