@@ -45,10 +45,12 @@ def test_half_precision_stays_near_the_float32_reference(weights_root, noise_cli
         detector(weights_root / variant, variant=variant, precision=p)._forward(noise_clip, [0, 4])
         for p in ("fp32", precision)
     )
-    # by query: these networks pick their queries by score, where near ties may swap
-    off = torch.maximum((reference[0] - half[0]).abs().amax(-1), (reference[1] - half[1]).abs().amax(-1))
-    assert off.median() < 0.02
-    assert (off < 0.05).float().mean() > 0.6
+    # these networks pick their queries by score, where near ties swap: the scores are compared in order, and the boxes
+    # of the queries that stayed (those of the random RF-DETR all tie)
+    ordered = [scores.amax(-1).sort().values for scores, _ in (reference, half)]
+    assert (ordered[0] - ordered[1]).abs().median() < 0.02
+    if variant == "grounding-dino-tiny":
+        assert ((reference[1] - half[1]).abs().amax(-1) < 0.05).float().mean() > 0.6
 
 
 def test_scores_of_a_prompt_are_those_of_its_own_words():
