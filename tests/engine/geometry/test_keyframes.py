@@ -1,5 +1,7 @@
 """Keyframes: as far apart as allowed while their tracks live, closer where they die."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from engine.geometry.keyframes import observe, shared_keyframes
@@ -23,7 +25,7 @@ def test_tracks_that_die_fast_bring_keyframes_together():
     steps = np.diff(keys)
     assert steps.max() == 4
     assert steps[(keys[:-1] >= 8) & (keys[1:] <= 15)].max() == 1
-    for a, b in zip(keys[:-1], keys[1:], strict=True):
+    for a, b in pairwise(keys):
         assert b == a + 1 or seen[seen[:, a]][:, b].mean() >= 0.5
 
 
