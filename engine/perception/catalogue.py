@@ -1,9 +1,9 @@
 """The weights that the foundation adapters can use: repository, revision, files, sizes, hashes, licences.
 
 Where the pins come from: the revisions, sizes and hashes were not read from the hub by us; each was found, equal, in
-at least two public repositories that record what they fetched (docs/weights.md lists them). An empty `sha256` or
-`revision` means that no such record was found: the first file fetched is recorded in the lock file and trusted.
-Sizes of the architectures agree with the published file sizes (tests/engine/perception/test_weights.py).
+at least two public repositories that record what they fetched, but for those that docs/weights.md names. A `sha256` or
+`revision` of None means that no such record was found: the first file fetched is recorded in the lock file and trusted.
+Sizes of the architectures agree with the published ones (tests/engine/perception/test_published_sizes.py).
 """
 
 from dataclasses import dataclass

@@ -139,12 +139,13 @@ def fetch(options: WeightsOptions, names: Iterable[str], say: Callable[[str], No
 
 
 def table(options: WeightsOptions, names: Iterable[str]) -> str:
-    """Name, size, licence and pinned revision of each entry, as lines of text."""
+    """Name, size, licence and pinned revision of each entry, and whose checkpoint is trusted unseen, as text."""
     rows = []
     for name in names:
         entry = CATALOGUE[name]
         pinned = f"{entry.repository}@{(entry.revision or 'main')[:8]}"
-        rows.append(f"  {name:<34} {_megabytes(entry):>9}  {entry.licence:<14} {pinned}")
+        unseen = "" if entry.files[0].sha256 else "  (no sha256 known: the first file fetched is trusted and recorded)"
+        rows.append(f"  {name:<34} {_megabytes(entry):>9}  {entry.licence:<14} {pinned}{unseen}")
     return "\n".join([f"weights in {Path(options.root).expanduser()}:", *rows])
 
 

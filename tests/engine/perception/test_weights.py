@@ -12,7 +12,7 @@ import pytest
 
 from engine.perception import weights
 from engine.perception.catalogue import CATALOGUE, File, Weights
-from engine.perception.weights import WeightsError, WeightsOptions, check, fetch, main, provenance, require
+from engine.perception.weights import WeightsError, WeightsOptions, check, fetch, main, provenance, require, table
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BLOB = bytes(range(256)) * 100_000  # 26 MB: half is more than one 10 MB chunk of the client, so a part is kept
@@ -47,6 +47,12 @@ def hub():
             name = self.path.split("/")[-1]
             if not self.path.startswith("/owner/tiny/resolve/") or name not in FILES:
                 self.send_error(404)
+                return
+            if self.path.split("/")[4] not in (COMMIT, "main"):
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RevisionNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             data, first = FILES[name], 0
             if "Range" in self.headers:
@@ -106,6 +112,51 @@ def test_a_download_that_breaks_off_is_resumed_and_verified(catalogue, hub, tmp_
     assert kinds(opts) == {}
     assert provenance(opts, "tiny")["revision"] == COMMIT
     assert provenance(opts, "tiny")["sha256"] == hashlib.sha256(BLOB).hexdigest()
+
+
+@pytest.fixture
+def calm_hub(hub, monkeypatch):
+    """The same server without the break, named by HF_ENDPOINT."""
+    hub[1].broke_off = True
+    monkeypatch.setenv("HF_ENDPOINT", hub[0])
+
+
+def test_hf_endpoint_names_the_hub(catalogue, calm_hub, tmp_path):
+    said = []
+    fetch(options(tmp_path), ["tiny"], say=said.append)
+    assert (tmp_path / "tiny" / "model.pt").read_bytes() == BLOB
+    assert kinds(options(tmp_path)) == {}
+    assert said[0] == "tiny/model.pt: missing; fetching"
+    fetch(options(tmp_path), ["tiny"], say=said.append)
+    assert not any("fetching" in line for line in said[-2:]), "what is there is not fetched again"
+
+
+def test_a_revision_the_hub_does_not_have(catalogue, calm_hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "CATALOGUE", {"tiny": replace(catalogue, revision="f" * 40)})
+    with pytest.raises(WeightsError, match=r"owner/tiny/model\.pt@f{40} could not be fetched .*RevisionNotFound"):
+        fetch(options(tmp_path), ["tiny"], say=lambda _: None)
+
+
+@pytest.mark.parametrize("served", [BLOB[:-7], BLOB[::-1]], ids=["truncated", "another file"])
+def test_a_hub_that_serves_something_else_is_not_believed(catalogue, calm_hub, tmp_path, monkeypatch, served):
+    monkeypatch.setitem(FILES, "model.pt", served)
+    with pytest.raises(WeightsError, match=r"is not the pinned file .*it was removed"):
+        fetch(options(tmp_path), ["tiny"], say=lambda _: None)
+    assert not (tmp_path / "tiny" / "model.pt").exists()
+    assert kinds(options(tmp_path))["tiny/model.pt"] == "missing"
+    monkeypatch.setitem(FILES, "model.pt", BLOB)
+    fetch(options(tmp_path), ["tiny"], say=lambda _: None)
+    assert kinds(options(tmp_path)) == {}
+
+
+def test_what_is_not_pinned_is_trusted_once_and_said_so(catalogue, calm_hub, tmp_path, monkeypatch):
+    unknown = replace(catalogue, revision=None, files=(File("model.pt"), File("config.json")))
+    monkeypatch.setattr(weights, "CATALOGUE", {"tiny": unknown})
+    assert "owner/tiny@main  (no sha256 known: the first file fetched is trusted" in table(options(tmp_path), ["tiny"])
+    fetch(options(tmp_path), ["tiny"], say=lambda _: None)
+    assert provenance(options(tmp_path), "tiny")["revision"] == COMMIT
+    (tmp_path / "tiny" / "model.pt").write_bytes(BLOB[::-1])
+    assert kinds(options(tmp_path)) == {"tiny/model.pt": "sha256"}
 
 
 def test_a_folder_is_a_mirror(catalogue, tmp_path):
