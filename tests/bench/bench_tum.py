@@ -2,8 +2,10 @@
 
     python tests/bench/bench_tum.py FOLDER ...
 
-Each folder is a sequence in the TUM format (TUM RGB-D, Bonn). ATE is the RMSE of the camera centres after rigid
-alignment without scale, RPE that of the motion over one second, as evo's ape and rpe give them: metres and degrees.
+Each folder is a sequence in the TUM format (TUM RGB-D, Bonn), or one with depth in another layout of
+tests/bench/poses.py. Depth and calibration are the sensor's; the path is solved. ATE is the RMSE of the camera centres
+after rigid alignment without scale, RPE that of the motion over one second (or the whole of a shorter sequence), as
+evo's ape and rpe give them: metres and degrees.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from evo.core import metrics
 from evo.core.trajectory import PoseTrajectory3D
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from anywhere, installed or not
 
@@ -21,11 +24,12 @@ from engine.ingest.tum import read_tum, tum_clip
 from engine.stages.camera import solve_camera
 from engine.stages.options import StageOptions
 from engine.stages.scene import fuse_scene
+from tests.bench.poses import read_sequences, sensor
 
 
 def compare(found: np.ndarray, truth: np.ndarray, times: np.ndarray, fps: float) -> dict[str, float]:
     """ATE, RPE and rotation of c2w paths [T,4,4] with their times [T] in seconds."""
-    paths = tuple(PoseTrajectory3D(poses_se3=list(p.astype(np.float64)), timestamps=times) for p in (truth, found))
+    paths = tuple(PoseTrajectory3D(poses_se3=list(rigid(p)), timestamps=times) for p in (truth, found))
     length = float(paths[0].path_length)
     delta = max(1, min(round(fps), len(times) - 1))
     out = {"path_m": length}
@@ -36,6 +40,8 @@ def compare(found: np.ndarray, truth: np.ndarray, times: np.ndarray, fps: float)
         rpe = metrics.RPE(relation, delta, metrics.Unit.frames, all_pairs=True)
         rpe.process_data(paths)
         out[name] = float(rpe.get_statistic(metrics.StatisticsType.rmse))
+    if np.ptp(found[:, :3, 3], axis=0).max() < 1e-9:  # the camera did not move, or its path was not found
+        return {**out, "ate_m": float("inf"), "ate_share": float("inf")}
     paths[1].align(paths[0], correct_scale=False)
     ape = metrics.APE(metrics.PoseRelation.translation_part)
     ape.process_data(paths)
@@ -43,13 +49,27 @@ def compare(found: np.ndarray, truth: np.ndarray, times: np.ndarray, fps: float)
     return {**out, "ate_m": ate, "ate_share": ate / length if length else float("nan")}
 
 
+def rigid(poses: np.ndarray) -> np.ndarray:
+    """float64 poses [T,4,4] whose rotations are orthonormal to the last digit, as evo demands; files round."""
+    out = poses.astype(np.float64)
+    out[:, :3, :3] = Rotation.from_matrix(out[:, :3, :3]).as_matrix()
+    return out
+
+
 def run(folder: Path, size: tuple[int, int], frames: int, fps: float, start: float) -> dict[str, float]:
-    clip, truth = tum_clip(read_tum(folder), size, frames, fps, start)
-    models, options = truth.models(), StageOptions()
-    tracks = models.tracker.track(clip)
-    scene = fuse_scene(clip, tracks, models.geometry.geometry(clip, tracks), None, options.scene)
-    camera = solve_camera(clip, scene, options.camera)
-    return {"frames": len(clip.frames), "kind": camera.kind, **compare(camera.c2w, truth.c2w, clip.times, clip.fps)}
+    """One row: a window of a TUM sequence, or the whole of a short one in another layout."""
+    if (folder / "groundtruth.txt").is_file():
+        clip, truth = tum_clip(read_tum(folder), size, frames, fps, start)
+        models, c2w = truth.models(), truth.c2w
+        tracks = models.tracker.track(clip)
+        geometry = models.geometry.geometry(clip, tracks)
+    else:
+        (sequence,) = [s for s in read_sequences(folder) if s.depth is not None]
+        clip, c2w = sequence.clip, sequence.c2w
+        tracks, geometry = sensor(sequence)
+    options = StageOptions()
+    camera = solve_camera(clip, fuse_scene(clip, tracks, geometry, None, options.scene), options.camera)
+    return {"frames": len(clip.frames), "kind": camera.kind, **compare(camera.c2w, c2w, clip.times, clip.fps)}
 
 
 def main() -> int:
