@@ -1,7 +1,9 @@
 """Weights: what is pinned, fetched, verified and missing.
 
-    python -m engine.perception.weights [key=value ...]     fetch what the configuration needs (make weights)
-    python -m engine.perception.weights --check [...]       say what is missing or wrong (make weights CHECK=1)
+    python -m engine.perception.weights [key=value ...] [NAME ...]   fetch what the configuration needs (make weights)
+    python -m engine.perception.weights --check [...]                say what is missing or wrong (make weights CHECK=1)
+
+Names of the catalogue, when given, are fetched instead of what the configuration needs.
 
 Files lie in `<root>/<name>/<file>`. `<root>/weights.lock.json` records the revision, size and sha256 of every file
 that was fetched or found. Where the catalogue pins a sha256 the file must have it; where it does not (small
@@ -87,9 +89,13 @@ def require(options: WeightsOptions, names: Iterable[str]) -> None:
     problems = [p for p in check(options, names, hashes=False) if p.kind != "unrecorded"]
     if problems:
         lines = "\n".join(f"  {p.file}: {p.said}" for p in problems)
+        words = list(dict.fromkeys(p.file.split("/")[0] for p in problems))
+        if options.root != WeightsOptions().root:
+            words.append(f"weights.root={options.root}")
         raise WeightsError(
             f"foundation perception needs weights that are not in {Path(options.root).expanduser()}:\n{lines}\n"
-            f"Fetch them with: {COMMAND}   (or put the files there; {COMMAND} CHECK=1 says what is missing)"
+            f'Fetch them with: {COMMAND} OPTIONS="{" ".join(words)}"\n'
+            "or put the files there; with CHECK=1 the same command says what is missing"
         )
 
 
@@ -238,12 +244,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m engine.perception.weights", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="only say what is missing or wrong")
-    parser.add_argument("options", nargs="*", help="key=value of the foundation perception, e.g. moge.variant=vits")
+    parser.add_argument(
+        "options", nargs="*", help="key=value of the foundation perception, e.g. moge.variant=vits, or names to fetch"
+    )
     given = parser.parse_args(arguments)
     try:
-        options: FoundationOptions = from_dotlist(given.options)
-        names = weight_names(options)
-    except ValueError as error:
+        options: FoundationOptions = from_dotlist([word for word in given.options if "=" in word])
+        names = [word for word in given.options if "=" not in word] or weight_names(options)
+        for name in names:
+            folder(options.weights, name)
+    except (ValueError, WeightsError) as error:
         print(error, file=sys.stderr)
         return 3
     print(table(options.weights, names))

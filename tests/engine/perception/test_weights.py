@@ -232,6 +232,17 @@ def test_the_command(tmp_path, capsys):
     assert main(["weights.mirror=/nowhere", f"weights.root={tmp_path}"]) == 1
 
 
+def test_the_command_that_a_run_names_fetches_what_it_lacks(catalogue, calm_hub, tmp_path, capsys):
+    with pytest.raises(WeightsError, match="Fetch them with: ") as caught:
+        require(options(tmp_path), ["tiny"])
+    words = str(caught.value).split('make weights OPTIONS="')[1].split('"')[0].split()
+    assert words == ["tiny", f"weights.root={tmp_path}"]
+    assert main(words) == 0
+    require(options(tmp_path), ["tiny"])
+    assert main(["tinny"]) == 3
+    assert "no entry named 'tinny'" in capsys.readouterr().err
+
+
 def test_pins_are_whole():
     for name, entry in CATALOGUE.items():
         assert entry.revision is None or len(entry.revision) == 40, name
