@@ -10,6 +10,7 @@ import torch.distributed as dist
 from trainer_ranks import options
 from trainer_worlds import members, write_shards
 
+from shards.config import ConfigError
 from shards.dataset import BadSample, open_dataset
 from shards.run import status
 from trainer.data import DataError, TrainingStream, assemble, chosen_pairs, draw_dropout, split_units
@@ -80,6 +81,23 @@ def test_encoding_is_resumable_and_quarantines_what_does_not_fit(micro, tmp_path
     assert first.committed == second.committed == 6
     assert {p.name: p.read_bytes() for p in (tmp_path / "b").glob("*.tar")} == tars
     assert status(str(tmp_path / "b")).todo == 0
+
+
+def test_latents_of_other_options_are_refused(micro, tmp_path):
+    """A training on latents says the clip and the encoders they were made with, or is told which."""
+    o, shards, _, _ = micro
+    with distributed():
+        encode_shards(open_dataset(shards), str(tmp_path), o.model.encoders, o.data.clip, CPU)
+        read, dataset = open_clips(str(tmp_path), "unused", o.model, o.data, CPU)
+        assert read(dataset.order[0]).target is not None
+        other = dataclasses.replace(o.data, clip=dataclasses.replace(o.data.clip, height=32, depth_far=50.0))
+        with pytest.raises(
+            ConfigError, match=r"data\.clip\.height=16 \(here 32\), data\.clip\.depth_far=100\.0 \(here 50"
+        ):
+            open_clips(str(tmp_path), "unused", o.model, other, CPU)
+        model = dataclasses.replace(o.model, encoders=dataclasses.replace(o.model.encoders, patch=2))
+        with pytest.raises(ConfigError, match=r"model\.encoders\.patch=4 \(here 2\).*encode again"):
+            open_clips(str(tmp_path), "unused", model, o.data, CPU)
 
 
 def test_inference_request_is_encoded_without_a_target_and_not_trained_on(micro):

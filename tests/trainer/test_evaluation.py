@@ -1,6 +1,9 @@
 """What a run tells while it trains: held-out loss at fixed sigmas, logs, sample videos."""
 
+import importlib.machinery
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -78,6 +81,44 @@ def test_log_goes_to_tensorboard_too(run):
         values = {line["step"]: line[name] for line in lines if name in line}
         assert values, name
         assert {e.step: e.value for e in board.Scalars(name)} == pytest.approx(values, rel=1e-5)
+
+
+class FakeWandb(types.ModuleType):
+    """What the wandb package is asked for, written down."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.runs: list[dict] = []
+
+    def init(self, **arguments):
+        self.runs.append({"arguments": arguments, "logged": {}, "finished": False})
+        return self
+
+    def log(self, values, step):
+        self.runs[-1]["logged"].setdefault(step, {}).update(values)
+
+    def finish(self):
+        self.runs[-1]["finished"] = True
+
+
+def test_log_goes_to_wandb_when_asked_and_a_resumed_run_goes_on_there(shards, tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for steps in (1, 2):
+        train(options(shards, tmp_path, *SETTINGS, "loop.wandb=worlds", f"loop.steps={steps}"))
+    first, second = wandb.runs
+    assert first["arguments"]["project"] == "worlds"
+    assert first["arguments"]["config"]["loop"]["steps"] == 1
+    assert first["arguments"]["id"] == second["arguments"]["id"]
+    assert first["arguments"]["resume"] == "allow"
+    assert first["finished"]
+    assert second["finished"]
+    written: dict[int, dict] = {}
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        written.setdefault(line.pop("step"), {}).update(line)
+    assert sorted(written) == [0, 1, 2]
+    assert first["logged"] | second["logged"] == written
 
 
 def test_sample_videos_at_intervals(run):

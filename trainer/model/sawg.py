@@ -102,7 +102,8 @@ class WorldGenerator(nn.Module):
         rope.branches = 1 if rope.branch_group is not None else branches
         rope.references = references.shape[2]
         latents = torch.cat([noisy + self.geometry(geometry), references], dim=2)
-        return self.wan(latents, timestep, text, return_dict=False)[0][:, :, :frames]
+        # A copy: FSDP2 hangs its backward hook on the output, and would lose it on a view that is changed in place.
+        return self.wan(latents, timestep, text, return_dict=False)[0][:, :, :frames].clone()
 
 
 def is_new(name: str) -> bool:
