@@ -1,7 +1,7 @@
 """A clip as the generator sees it: latents, text and what is needed to choose among them.
 
 `encode_clip` makes it from the members of a sample (`shards.schema`); `pack` and `unpack` carry it through a latent
-shard. About 14 MB in float16 for a clip of 81 x 480 x 832.
+shard. About 21 MB in float16 for a clip of 81 x 480 x 832.
 """
 
 from collections.abc import Mapping

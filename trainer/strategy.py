@@ -21,16 +21,24 @@ class OptimizerOptions:
         "what learns. all: everything; new: the compression network and WSA; wsa: WSA alone. The paper leaves it open",
         choices=("all", "new", "wsa"),
     )
-    lr: float = option(1e-5, "AdamW's constant rate for the pretrained weights; the paper's number is not in its text")
+    lr: float = option(
+        1e-5,
+        "AdamW's constant rate for the pretrained weights; 1e-5 as DiffSynth-Studio's full training of "
+        "Wan2.1-T2V-14B (VideoX-Fun: 2e-5); the paper's number is not in its text",
+    )
     lr_new: float = option(
         1e-4, "rate of the new modules; AdamW moves a weight by at most the rate per step, and these start at zero"
     )
-    warmup: int = option(100, "steps of linear warm-up before the constant rate")
+    warmup: int = option(100, "steps of linear warm-up before the constant rate; 100 as VideoX-Fun trains Wan2.1")
     beta1: float = option(0.9, "AdamW")
-    beta2: float = option(0.95, "AdamW; 0.95 is the custom of large transformers, torch's default is 0.999")
-    eps: float = option(1e-8, "AdamW")
-    weight_decay: float = option(0.01, "AdamW, on matrices and kernels only")
-    clip: float = option(1.0, "largest norm of the whole gradient")
+    beta2: float = option(0.95, "AdamW; 0.95 as finetrainers, the custom of large transformers; torch's is 0.999")
+    eps: float = option(1e-8, "AdamW; torch's and finetrainers' default")
+    weight_decay: float = option(
+        0.01, "AdamW, on matrices and kernels only; 0.01 is torch's default (finetrainers: 1e-4, VideoX-Fun: 0.03)"
+    )
+    clip: float = option(
+        1.0, "largest norm of the whole gradient; 1 as finetrainers and Open-Sora 2.0 (VideoX-Fun: 0.05)"
+    )
 
 
 def freeze(model: WorldGenerator, trainable: str) -> None:

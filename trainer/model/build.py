@@ -17,7 +17,7 @@ def build_generator(
     device: torch.device,
     seed: int = 0,
 ) -> WorldGenerator:
-    """The generator on `device`, float32, parallelised, weights loaded, new modules initialised.
+    """The generator on `device` (DeepSpeed's: on the CPU), float32, parallelised, weights loaded, new modules set.
 
     With weights it is born on the meta device and each rank reads its own shard. Without, every rank draws the same
     random weights from `seed`, which `model.from_scratch` has to ask for.
@@ -29,9 +29,11 @@ def build_generator(
             "random weights"
         )
     torch.manual_seed(seed)
-    # DeepSpeed partitions real parameters itself, so it is given a whole model.
-    lazily = path is not None and not parallel.strategy.startswith("deepspeed")
-    with torch.device("meta" if lazily else device):
+    # DeepSpeed partitions real parameters itself. It is given a whole model in the host's memory, and moves it to the
+    # device in the compute dtype: 14B in float32 would not fit there.
+    whole = parallel.strategy.startswith("deepspeed")
+    lazily = path is not None and not whole
+    with torch.device("meta" if lazily else "cpu" if whole else device):
         model = WorldGenerator(options.wan, options.sawg, options.wsa)
     freeze(model, trainable)
     parallelize(model, parallel, grid)
