@@ -83,7 +83,8 @@ def test_split_models_make_the_bytes_of_fused_ones(tmp_path):
     small += ["depth_anything.short_side=70", "weights.random=true", f"weights.root={tmp_path / 'weights'}"]
     write(tmp_path / "weights", weight_names(from_dotlist(small)), small=True)
     source = write_input(tmp_path / "in", 2)
-    words = ["perception=foundation", "perception.foundation.detector.threshold=0.0"]
+    small += ["detector.threshold=0.0", "detector.keyframes=1", "detector.overlap=0.02"]  # a few boxes of random weights
+    words = ["perception=foundation"]
     words += [f"perception.foundation.{word}" for word in small]
     assert run_on_ray(source, tmp_path / "out", *words, "perception.foundation.split=true", "runner.ray.at_once=2") == 0
     assert drive(load([f"input={source}", f"output={tmp_path / 'fused'}", *WORDS, *words])) == 0
