@@ -79,11 +79,11 @@ def test_split_models_make_the_bytes_of_fused_ones(tmp_path):
     """Shrunken networks with random weights, through the whole engine, in three processes and in one."""
     from engine.perception.random_weights import write
 
-    small = ["moge.variant=vits", "moge.tokens=60", "sam2.variant=tiny", "sam2.side=256"]
+    small = ["moge.variant=vits", "moge.tokens=60", "sam2.variant=tiny", "sam2.side=64"]
     small += ["depth_anything.short_side=70", "weights.random=true", f"weights.root={tmp_path / 'weights'}"]
     write(tmp_path / "weights", weight_names(from_dotlist(small)), small=True)
     source = write_input(tmp_path / "in", 2)
-    small += ["detector.threshold=0.0", "detector.keyframes=1", "detector.overlap=0.02"]  # a few boxes of random weights
+    small += ["detector.threshold=0.8", "detector.keyframes=1", "detector.overlap=0.02"]  # random weights: a few boxes
     words = ["perception=foundation"]
     words += [f"perception.foundation.{word}" for word in small]
     assert run_on_ray(source, tmp_path / "out", *words, "perception.foundation.split=true", "runner.ray.at_once=2") == 0
