@@ -21,6 +21,7 @@ from engine.geometry.tracks import PointTracks
 from engine.types import CameraKind
 
 LOCAL = 8  # keyframes of a local bundle adjustment while the map grows
+LINK = 6  # explained tracks that tie a carried keyframe to its neighbour: five fix a relative pose (Nister 2004)
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ def _travelling(
         found = _grown(uv, K, keys, start, focal_sigma, motion)
         if found is not None and abs(np.log(found.K[0, 0, 0] / K[0, 0])) > 3 * focal_sigma > 0:
             # A lens that the prior excludes bends a drifting path straight: it must explain clearly more than the
-            # prior's own lens does.
+            # prior's own lens does. If so the map, which grew up under the wrong lens, grows again under this one.
             held = _grown(uv, K, keys, start, 0.0, motion)
-            found = held if held is not None and not _clearly_better(found, held) else found
+            if held is None or _clearly_better(found, held):
+                held = _grown(uv, found.K[0], keys, start, focal_sigma, motion)
+            found = held or found
         if found is not None and (best is None or found.inliers.mean() > best.inliers.mean()):
             best = found
         if best is not None and best.kind == "general" and best.inliers.mean() > 0.7:
@@ -101,7 +104,7 @@ def _grown(
 ) -> Reconstruction | None:
     grown = _Map(uv, K, keys, focal_sigma)
     solved = grown.grow(start)
-    return None if solved is None else _finish(uv, K, keys, *solved, motion, len(grown.weak) / len(keys))
+    return None if solved is None else _finish(uv, K, keys, *solved, motion, grown.weak)
 
 
 def _clearly_better(a: Reconstruction, b: Reconstruction) -> bool:
@@ -113,7 +116,7 @@ class _Map:
     """Incremental structure from motion over keyframes, grown to both sides of a bootstrapped window.
 
     c2w [F,4,4] of the keyframes (known in `begin`..`end`), points [M,3] of the tracks (NaN = unknown), the log of the
-    factor on the focal length, and `weak`, the keyframes whose pose no points support.
+    factor on the focal length, and `weak`, the keyframes that no points placed, with the one each was carried on from.
     """
 
     def __init__(self, uv: np.ndarray, K: np.ndarray, keys: np.ndarray, focal_sigma: float):
@@ -122,7 +125,7 @@ class _Map:
         self.points = np.full((len(uv), 3), np.nan)
         self.log_focal = 0.0
         self.begin = self.origin = self.end = 0
-        self.weak: set[int] = set()
+        self.weak: dict[int, int] = {}
 
     def grow(self, start: int) -> tuple[Solution, np.ndarray] | None:
         """(solution over all keyframes, rows of its points) from a window at keyframe `start`; None without one."""
@@ -250,7 +253,7 @@ class _Map:
             if found is not None and found[1].mean() > 0.2:
                 self.c2w[new] = found[0]
                 return
-        self.weak.add(new)
+        self.weak[new] = near
         step = (t - before) / (before - self.keys[far])
         centre = self.c2w[near, :3, 3] + step * (self.c2w[near, :3, 3] - self.c2w[far, :3, 3])
         R = self.c2w[near, :3, :3]
@@ -279,7 +282,7 @@ def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
     )
 
 
-def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: float) -> Reconstruction:
+def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: dict[int, int]) -> Reconstruction:
     """All frames from the keyframes, the scale normalised, everything measured."""
     bundle = solution.bundle
     K = K.astype(np.float64).copy()
@@ -292,6 +295,8 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: float) 
     c2w = interpolate_poses(np.arange(count, dtype=float), keys.astype(float), bundle.c2w)
     c2w = refine_poses(uv, points, c2w, K, np.setdiff1d(np.arange(count), keys))
     errors = reprojection_errors(uv, points, c2w, K)
+    close = errors < 2
+    loose = [k for k, near in weak.items() if (close[:, keys[k]] & close[:, keys[near]]).sum() < LINK]
     wild = np.nanmedian(np.minimum(errors[rows], 1e3), axis=1) > 4
     points[rows[wild]], log_sigma[rows[wild]] = np.nan, np.inf
     seen = np.isfinite(uv[:, 0, 0]) & np.isfinite(points[:, 0])
@@ -306,7 +311,7 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: float) 
         K=np.repeat(K[None], count, 0),
         points=transform(world, points) / unit,
         log_sigma=log_sigma,
-        kind="failed" if weak > 0.25 or np.median(inliers) < 0.3 else "general",
+        kind="failed" if len(loose) > 0.25 * len(keys) or np.median(inliers) < 0.3 else "general",
         inliers=inliers,
         reprojection=median_of(errors),
         quality={

@@ -5,6 +5,7 @@ import pytest
 from evo.core.geometry import umeyama_alignment
 
 from engine.geometry.camera import invert, look_at, pose, project, transform
+from engine.geometry.classify import MotionOptions, classify_motion
 from engine.geometry.sfm import solve_monocular
 from engine.geometry.tracks import PointTracks
 from tests.engine.geometry.test_classify import K, pan, see
@@ -53,10 +54,7 @@ def test_the_path_is_found_up_to_scale(path, factor: float):
     tracks = cloud_tracks(c2w, corridor(1), 1)
     found = solve_monocular(tracks, prior, 0.15)
     assert found.kind == "general"
-    centres, exact = found.c2w[:, :3, 3].T, c2w[:, :3, 3].T
-    R, t, s = umeyama_alignment(centres, exact, True)
-    length = np.linalg.norm(np.diff(exact, axis=1), axis=0).sum()
-    assert np.sqrt(((s * R @ centres + t[:, None] - exact) ** 2).sum(0).mean()) < 0.01 * length
+    assert path_error(found, c2w) < 0.01
     if path is orbit:
         assert found.K[0, 0, 0] == pytest.approx(K[0, 0], rel=0.03)
         assert found.quality["focal_log_sigma"] < 0.03
@@ -75,6 +73,74 @@ def test_no_parallax_is_said_so():
         assert found.kind == kind
         assert np.abs(found.c2w[:, :3, 3]).max() == 0
         assert np.isnan(found.points).all()
+
+
+def path_error(found, c2w: np.ndarray) -> float:
+    """Root mean square error of the centres after alignment with scale, in shares of the path."""
+    centres, exact = found.c2w[:, :3, 3].T, c2w[:, :3, 3].T
+    R, t, s = umeyama_alignment(centres, exact, True)
+    length = np.linalg.norm(np.diff(exact, axis=1), axis=0).sum()
+    return float(np.sqrt(((s * R @ centres + t[:, None] - exact) ** 2).sum(0).mean()) / length)
+
+
+def interrupted(tracks: PointTracks, frame: int, survivors: int) -> PointTracks:
+    """The tracks as a burst of blur in one frame leaves them: all but a few end before it and begin anew after it."""
+    across = np.flatnonzero(np.isfinite(tracks.uv[:, [frame - 1, frame + 1], 0]).all(1))
+    kept = np.random.default_rng(0).choice(across, survivors, replace=False)
+    cut = np.delete(tracks.uv, kept, axis=0)
+    before, after = cut.copy(), cut.copy()
+    before[:, frame:], after[:, : frame + 1] = np.nan, np.nan
+    parts = np.concatenate([tracks.uv[kept], before, after])
+    return PointTracks(parts[np.isfinite(parts[..., 0]).sum(1) > 1])
+
+
+@pytest.mark.parametrize("path", [forward, orbit])
+def test_a_frame_that_nearly_no_track_survives_is_bridged(path):
+    """Nine tracks are fewer than the ten that place a keyframe: it is carried on by turn and velocity."""
+    c2w = path(21)
+    found = solve_monocular(interrupted(cloud_tracks(c2w, corridor(1)[:500], 1), 12, 9), K, 0.0)
+    assert found.kind == "general"
+    assert path_error(found, c2w) < 0.015
+
+
+def test_a_path_in_two_pieces_that_hardly_anything_ties_is_failed():
+    """Three tracks do not tell how the two halves lie to each other: no path is better than an invented one."""
+    found = solve_monocular(interrupted(cloud_tracks(orbit(21), corridor(1)[:500], 1), 12, 3), K, 0.0)
+    assert found.kind == "failed"
+
+
+def test_a_zoom_stays_a_zoom():
+    """A path with depth to spare explains a zoom as well as a zoom does: it must not replace it."""
+    focal = np.linspace(1, 1.3, 21)
+    found = solve_monocular(see(pose(pan(21, 3, 1), np.zeros((21, 3))), focal, 1), K)
+    assert found.kind == "zoom"
+    assert np.abs(found.c2w[:, :3, 3]).max() == 0
+    np.testing.assert_allclose(found.K[:, 0, 0] / found.K[0, 0, 0], focal, rtol=5e-3)
+
+
+def test_walking_towards_a_rough_wall_is_no_zoom():
+    """Half a pixel of parallax passes as a zoom; a path that explains the tracks clearly closer takes its place."""
+    rng = np.random.default_rng(0)
+    wall = np.stack([rng.uniform(-6, 6, 400), rng.uniform(-4, 4, 400), 8 + 0.6 * rng.normal(size=400)], -1)
+    c2w = pose(np.repeat(np.eye(3)[None], 21, 0), np.linspace(0, 1, 21)[:, None] * [0, 0, 1.0])
+    c2w[:, 0, 3] += 0.004 * np.sin(np.arange(21))
+    tracks = cloud_tracks(c2w, wall, 2, 0.1, 0.05)
+    assert classify_motion(tracks, K, 832, MotionOptions()).kind == "zoom"
+    found = solve_monocular(tracks, K, 0.0)
+    assert found.kind == "general"
+    assert path_error(found, c2w) < 0.01
+
+
+def test_a_lens_that_the_prior_excludes_needs_clear_evidence():
+    """80 % off, with a prior of 15 %: an orbit tells the lens; straight ahead nothing does, and the prior's is kept."""
+    prior = K.copy()
+    prior[[0, 1], [0, 1]] *= 1.8
+    told = solve_monocular(cloud_tracks(orbit(21), corridor(1)[:500], 1), prior, 0.15)
+    assert told.K[0, 0, 0] == pytest.approx(K[0, 0], rel=0.03)
+    assert path_error(told, orbit(21)) < 0.01
+    untold = solve_monocular(cloud_tracks(forward(21), corridor(1)[:500], 1), prior, 0.15)
+    assert untold.K[0, 0, 0] == pytest.approx(prior[0, 0], rel=0.01)
+    assert untold.quality["focal_log_sigma"] > 0.1
 
 
 def test_noise_without_any_geometry_is_failed():
