@@ -55,4 +55,5 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         quality=quality,
         verdict=judgement.verdict,
         reasons=judgement.reasons,
+        render={name: value for name, value in vars(options.render).items() if name != "threads"},
     )

@@ -209,14 +209,15 @@ class Cloud:
     """A coloured point cloud in world metres: xyz float32 [P,3], rgb uint8 [P,3], frame int32 [P] (source frame).
 
     size float32 [P] is the edge in metres of the surface patch that each point stands for: `grain` pixels of its
-    source frame, so a reader derives it from the sample as grain * z / f (`engine.geometry.cloud.point_size`).
-    None = unknown.
+    source frame, so a reader derives it from the sample as grain * z / f (`engine.geometry.cloud.point_size`; the
+    sample's meta.json tells `grain`). None = unknown.
     """
 
     xyz: np.ndarray
     rgb: np.ndarray
     frame: np.ndarray
     size: np.ndarray | None = None
+    grain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -257,3 +258,4 @@ class WorldState:
     quality: dict[str, float]
     verdict: Literal["kept", "flagged", "rejected"] = "kept"
     reasons: tuple[str, ...] = ()  # every quality limit the clip crossed
+    render: dict[str, Any] = field(default_factory=dict)  # the options that drew the renderings

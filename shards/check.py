@@ -55,7 +55,8 @@ def _meta(meta: Any, members: Mapping[str, bytes], key: str | None) -> Iterator[
         return
     for name, rule in schema.META.items():
         if name not in meta:
-            yield f"meta.json: field {name} is missing"
+            if rule.required:
+                yield f"meta.json: field {name} is missing"
         elif not isinstance(meta[name], rule.type) or isinstance(meta[name], bool):
             yield f"meta.json: {name} has type {type(meta[name]).__name__}; it is {rule.doc}"
     for name in sorted(meta.keys() - schema.META.keys()):

@@ -142,6 +142,7 @@ class Field:
 
     type: type | tuple[type, ...]
     doc: str
+    required: bool = True
 
 
 META: dict[str, Field] = {
@@ -156,6 +157,12 @@ META: dict[str, Field] = {
     "camera_kind": Field(str, f"one of {CAMERA_KINDS}"),
     "K_source": Field(str, "user, metadata, estimated or prior"),
     "depth_range": Field(dict, "member -> [near, far] metres of its 16-bit codes"),
+    "render": Field(
+        dict,
+        "the options that drew the conditions (docs/configuration.md, `render`) and `grain`, pixels per point of both "
+        "backgrounds: a point stands for grain * z / f metres, z and f those of its source frame; absent = unknown",
+        required=False,
+    ),
     "models": Field(dict, "perception: name -> {version or sha256, licence, ...}"),
     "config": Field(str, "fingerprint of the configuration that made the sample"),
     "quality": Field(dict, "column -> number; see QUALITY"),

@@ -110,6 +110,7 @@ def _meta(state: WorldState, config: str, scene_range: tuple, condition_range: t
             "condition_anchor_depth.mkv": [float(np.float32(x)) for x in condition_range],
             "condition_holistic_depth.mkv": [float(np.float32(x)) for x in condition_range],
         },
+        "render": {**state.render, "grain": {"anchor": state.anchor.grain, "holistic": state.holistic.grain}},
         "models": {**tracks.models, **geometry.models, **state.scene.models},
         "config": config,
         "quality": {name: round(float(value), 6) for name, value in sorted(state.quality.items())},

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from analytic import BALLS, BODY, ROOM, body_centre, world
 
 from engine.geometry.camera import invert, project, transform, unproject_depth
-from engine.stages.background import BackgroundOptions, build_backgrounds
+from engine.stages.background import BackgroundOptions, build_backgrounds, whole_frames
 from engine.stages.identity import IdentityOptions, pick_identities
 from engine.stages.quality import measure_quality
 from engine.stages.render import RenderOptions, render_condition
@@ -196,6 +197,31 @@ def test_floating_points_are_voted_out(truth):
     depth[4, 20:60, 20:80] *= 0.5  # one frame sees a ghost
     _, holistic = build_backgrounds(clip, replace(scene, depth=depth), camera, DILATION, BackgroundOptions())
     assert np.percentile(off_surface(holistic.xyz, w0), 99) < 2 * PIXEL
+
+
+def test_a_missed_mask_leaves_no_picture_of_the_subject(truth):
+    """The subject keeps to one place, so no frame ever sees through it; the tracker misses it in frame 8."""
+    clip, scene, camera, w0 = truth
+    missed = scene.tracks.labels[8] == 1
+    where = cv2.dilate(missed.astype(np.uint8), np.ones((9, 9))) > 0
+    static, labels = scene.static & ~where, scene.tracks.labels.copy()
+    static[8] |= missed
+    labels[8] = 0
+    told = replace(scene, static=static, tracks=replace(scene.tracks, labels=labels))
+    ghosts = []
+    for unseen in (8, 0):
+        _, holistic = build_backgrounds(clip, told, camera, DILATION, BackgroundOptions(unseen=unseen))
+        ghosts.append(int((off_surface(holistic.xyz, w0) > 0.3).sum()))
+    assert ghosts[0] == 0
+    assert ghosts[1] > 50
+
+
+def test_only_short_absences_are_missed_masks():
+    labels = np.zeros((20, 4, 4), np.uint8)
+    labels[:5, 0, 0] = labels[7:9, 0, 0] = labels[18:, 0, 0] = 1
+    labels[3:17, 1, 1] = 2
+    assert whole_frames(labels, 2, 8).tolist() == [0, 1, 2, 3, 4, *range(7, 20)]
+    assert whole_frames(labels, 2, 0).tolist() == list(range(20))
 
 
 def test_sky_has_no_points_and_nothing_static_gives_empty_clouds(truth):
