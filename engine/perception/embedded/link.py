@@ -18,11 +18,13 @@ Same = Callable[[Body, Body], bool]  # whether two bodies of one frame are one p
 
 @dataclass
 class Person:
-    """One followed person: the body in every frame where it was seen, its mean look, and of how many pieces it is."""
+    """One followed person: the body in every frame where it was seen, its mean look, of how many pieces it is, and for
+    each step from frame to frame how far its joints left the image's own motion (`steps`, shares of the region)."""
 
     bodies: dict[int, Body] = field(default_factory=dict)
     look: np.ndarray | None = None
     pieces: int = 1
+    steps: list[float] = field(default_factory=list)
 
     @property
     def first(self) -> int:
@@ -32,11 +34,23 @@ class Person:
     def last(self) -> int:
         return max(self.bodies)
 
-    def add(self, t: int, body: Body, look: np.ndarray) -> None:
+    def add(self, t: int, body: Body, look: np.ndarray, step: float | None = None) -> None:
         """Add a frame; the look is the running mean over frames."""
         n = len(self.bodies)
         self.look = look if self.look is None else (self.look * n + look) / (n + 1)
         self.bodies[t] = body
+        if step is not None:
+            self.steps.append(step)
+
+    def size_near(self, t: int) -> float:
+        """Edge of the region in pixels, median over the ten nearest frames: a body half out of the picture misleads."""
+        near = sorted(self.bodies, key=lambda s: abs(s - t))[:10]
+        return float(np.median([self.bodies[s].next_roi.size for s in near]))
+
+    @property
+    def shake(self) -> float:
+        """Median of the steps; 0 where there is none."""
+        return float(np.median(self.steps)) if self.steps else 0.0
 
     @property
     def continuity(self) -> float:
@@ -50,7 +64,9 @@ class Person:
             if t not in bodies or body.presence > bodies[t].presence:
                 bodies[t] = body
         n, m = len(self.bodies), len(other.bodies)
-        return Person(bodies, (self.look * n + other.look * m) / (n + m), self.pieces + other.pieces)
+        return Person(
+            bodies, (self.look * n + other.look * m) / (n + m), self.pieces + other.pieces, self.steps + other.steps
+        )
 
 
 def join_pieces(pieces: list[Person], same: Same, appearance: float) -> list[Person]:
@@ -98,6 +114,18 @@ def _merge(people: list[Person], same: Same, appearance: float) -> list[Person]:
         people[i] = people[i].joined(people.pop(j))
 
 
+def add_doubtful(people: list[Person], pieces: list[Person], same: Same, appearance: float) -> list[Person]:
+    """The people with those pieces that fit well into their gaps: no more than 0.6 of what would join them, since a
+    doubtful piece may be nobody."""
+    people = list(people)
+    for piece in sorted(pieces, key=lambda p: (p.first, -len(p.bodies))):
+        costs = [(merge_cost(person, piece, same, appearance), i) for i, person in enumerate(people)]
+        cost, i = min(costs, default=(1e3, 0))
+        if cost < 0.6:
+            people[i] = people[i].joined(piece)
+    return people
+
+
 def merge_cost(a: Person, b: Person, same: Same, appearance: float) -> float:
     """Below 1 when two people whose frames may interleave are one: the mean cost of the changes from one to the other.
 
@@ -120,12 +148,14 @@ def change_cost(a: Person, s: int, b: Person, t: int, appearance: float) -> floa
     and size, each over its limit."""
     colour = distance(a.look, b.look) / appearance
     end, start = a.bodies[s], b.bodies[t]
-    size = 0.5 * (end.next_roi.size + start.next_roi.size)
+    before, after = a.size_near(s), b.size_near(t)
+    size = 0.5 * (before + after)
     gap = t - s
     jump = np.linalg.norm(start.points[CENTRE] - end.points[CENTRE])
     reach = size * (0.3 + 0.1 * gap)  # a body length in about a quarter of a second, at 16 fps, plus the camera
-    zoom = abs(np.log(start.next_roi.size / end.next_roi.size)) / (0.3 + 0.05 * gap)
-    if colour > 1 or jump > 3 * reach or zoom > 2:
+    grown = abs(np.log(after / before))
+    zoom = grown / (0.4 + 0.05 * gap)
+    if colour > 1 or jump > 3 * reach or zoom > 2 or grown > 0.8:  # nobody comes twice as near unseen
         return 1e3
     return 0.6 * colour + 0.2 * min(jump / reach, 3) / 3 + 0.2 * min(zoom, 2) / 2
 

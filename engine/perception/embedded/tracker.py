@@ -44,11 +44,11 @@ class EmbeddedTracker:
         height, width = clip.size
         gray = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in shrink(clip.frames, FLOW_FACTOR)])
         flows = neighbour_flow(gray)
-        finder = PeopleFinder(self.net, clip.frames, flows, FLOW_FACTOR, self.options.people)
-        people = finder.find(clip.fps)
-        labels, others = paint_labels(people, clip.frames, self.options.people.max_subjects)
-        labels, dynamic = find_moving(labels, others, gray, flows, self.options.moving)
+        finder = PeopleFinder(self.net, clip.frames, flows, FLOW_FACTOR, self.options.people, clip.fps)
+        people, passing = finder.find()
         chosen = people[: self.options.people.max_subjects]
+        labels, others = paint_labels([*people, *passing], clip.frames, len(chosen))
+        labels, dynamic = find_moving(labels, others, gray, flows, self.options.moving)
         K, _ = prior_intrinsics(clip, self.options.focal)
         subjects = tuple(
             self._subject(i + 1, person, K, (height, width), len(clip.frames)) for i, person in enumerate(chosen)
