@@ -208,7 +208,8 @@ def _schur(H, W, V, free, damping) -> np.ndarray:
 
 def _evaluate(bundle, observations, K, prior, noise) -> float:
     """The robust cost of a bundle; noise = (pixel sigma, depth sigma, Cauchy width)."""
-    data = residuals.cost(*_arrays(bundle, observations, K), *noise)
+    unused = [np.zeros((0,) * axes) for axes in (2, 1, 3, 3, 2)]
+    data = residuals.accumulate(*_arrays(bundle, observations, K), *noise, False, *unused)
     return data + _prior_terms(bundle, prior, None, None, None, None)
 
 
@@ -234,7 +235,7 @@ def _normal_equations(bundle, observations, K, prior, noise) -> tuple:
     size, points = FRAME * len(bundle.c2w) + 1, len(bundle.log_depth)
     H, g = np.zeros((size, size)), np.zeros(size)
     W, V, gp = np.zeros((points, 3, size)), np.zeros((points, 3, 3)), np.zeros((points, 3))
-    cost = residuals.accumulate(*_arrays(bundle, observations, K), *noise, H, g, W, V, gp)
+    cost = residuals.accumulate(*_arrays(bundle, observations, K), *noise, True, H, g, W, V, gp)
     cost += _prior_terms(bundle, prior, H, g, V, gp)
     return cost, H, g, W, V, gp
 

@@ -83,35 +83,6 @@ BEHIND = 50.0  # pixels: what a point behind a camera costs
 
 
 @njit(cache=True)
-def cost(
-    c2w,
-    log_scale,
-    anchor,
-    ray,
-    log_depth,
-    log_focal,
-    lens,
-    frame,
-    point,
-    uv,
-    measured,
-    pixel_sigma,
-    depth_sigma,
-    cauchy,
-):
-    r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
-    total = 0.0
-    for o in range(len(frame)):
-        f, p, m = frame[o], point[o], measured[o]
-        if residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, False):
-            total += 0.5 * cauchy**2 * np.log1p((r[0] ** 2 + r[1] ** 2) / (cauchy * pixel_sigma) ** 2)
-            total += 2 * cauchy**2 * np.log1p((r[2] / (2 * cauchy * depth_sigma)) ** 2)
-        else:
-            total += 0.5 * cauchy**2 * np.log1p((BEHIND / (cauchy * pixel_sigma)) ** 2)
-    return total
-
-
-@njit(cache=True)
 def accumulate(
     c2w,
     log_scale,
@@ -127,27 +98,32 @@ def accumulate(
     pixel_sigma,
     depth_sigma,
     cauchy,
+    derive,
     H,
     g,
     W,
     V,
     gp,
 ):
-    """Add every observation's weighted normal equations in place; returns the robust cost.
+    """The robust cost of all observations; when `derive`, their weighted normal equations are added in place to H, g,
+    W, V, gp (shapes: `bundle._normal_equations`), which are not looked at otherwise.
 
-    Cauchy widths: cauchy * pixel_sigma for pixels, 2 * cauchy * depth_sigma for log depth."""
+    Cauchy's loss c^2 / 2 log(1 + (r / c)^2) in sigmas, c = cauchy for pixels and 2 cauchy for log depth; its weight is
+    1 / (1 + (r / c)^2)."""
     r, J, Jp = np.zeros(3), np.zeros((3, 14)), np.zeros((3, 3))
     column = np.zeros(14, np.int64)
     weight = np.zeros(3)
     total = 0.0
     for o in range(len(frame)):
         f, p, m = frame[o], point[o], measured[o]
-        if not residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, True):
+        if not residual(c2w, log_scale, anchor, ray, log_depth, log_focal, lens, f, p, uv[o], m, r, J, Jp, derive):
             total += 0.5 * cauchy**2 * np.log1p((BEHIND / (cauchy * pixel_sigma)) ** 2)
             continue
         square = (r[0] ** 2 + r[1] ** 2) / (cauchy * pixel_sigma) ** 2
         deep = (r[2] / (2 * cauchy * depth_sigma)) ** 2
         total += cauchy**2 * (0.5 * np.log1p(square) + 2 * np.log1p(deep))
+        if not derive:
+            continue
         weight[0] = weight[1] = 1 / (pixel_sigma**2 * (1 + square))
         weight[2] = 1 / (depth_sigma**2 * (1 + deep))
         for k in range(7):

@@ -149,17 +149,30 @@ def _put(key, y, x, depth, i):
         key[y, x] = packed
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _project(xyz, i, P):
+    """(u, v, depth) of point i under P [3,4]; u and v mean nothing before NEAR."""
+    x, y, z = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
+    w = P[2, 0] * x + P[2, 1] * y + P[2, 2] * z + P[2, 3]
+    inverse = 1.0 / max(w, NEAR)
+    u = (P[0, 0] * x + P[0, 1] * y + P[0, 2] * z + P[0, 3]) * inverse
+    v = (P[1, 0] * x + P[1, 1] * y + P[1, 2] * z + P[1, 3]) * inverse
+    return u, v, w
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _span(centre, radius, length):
+    """(first, last + 1) pixel of a row or column of `length` whose middle lies within `radius` of `centre`."""
+    return max(0, int(np.ceil(centre - radius - 0.5))), min(length - 1, int(np.floor(centre + radius - 0.5))) + 1
+
+
 @numba.njit(nogil=True, cache=True)
 def _scatter_points(xyz, start, stop, P, key):
     height, width = key.shape
     for i in range(start, stop):
-        x, y, z = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        w = P[2, 0] * x + P[2, 1] * y + P[2, 2] * z + P[2, 3]
+        u, v, w = _project(xyz, i, P)
         if w < NEAR:
             continue
-        inverse = 1.0 / w
-        u = (P[0, 0] * x + P[0, 1] * y + P[0, 2] * z + P[0, 3]) * inverse
-        v = (P[1, 0] * x + P[1, 1] * y + P[1, 2] * z + P[1, 3]) * inverse
         if u >= 0 and v >= 0 and u < width and v < height:
             _put(key, int(v), int(u), w, i)
 
@@ -168,23 +181,18 @@ def _scatter_points(xyz, start, stop, P, key):
 def _scatter_discs(xyz, start, stop, P, radius, key):
     height, width = key.shape
     for i in range(start, stop):
-        x, y, z = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        w = P[2, 0] * x + P[2, 1] * y + P[2, 2] * z + P[2, 3]
+        u, v, w = _project(xyz, i, P)
         if w < NEAR:
             continue
-        inverse = 1.0 / w
-        u = (P[0, 0] * x + P[0, 1] * y + P[0, 2] * z + P[0, 3]) * inverse
-        v = (P[1, 0] * x + P[1, 1] * y + P[1, 2] * z + P[1, 3]) * inverse
         if not (u > -radius and v > -radius and u < width + radius and v < height + radius):
             continue
         if u >= 0 and v >= 0 and u < width and v < height:
             _put(key, int(v), int(u), w, i)
-        for py in range(max(0, int(np.ceil(v - radius - 0.5))), min(height - 1, int(np.floor(v + radius - 0.5))) + 1):
+        (x0, x1), (y0, y1) = _span(u, radius, width), _span(v, radius, height)
+        for py in range(y0, y1):
             dy = py + 0.5 - v
             reach = radius * radius - dy * dy
-            for px in range(
-                max(0, int(np.ceil(u - radius - 0.5))), min(width - 1, int(np.floor(u + radius - 0.5))) + 1
-            ):
+            for px in range(x0, x1):
                 dx = px + 0.5 - u
                 if dx * dx <= reach:
                     _put(key, py, px, w, i)
@@ -194,15 +202,11 @@ def _scatter_discs(xyz, start, stop, P, radius, key):
 def _scatter_surface(xyz, size, start, stop, P, focal, max_radius, key):
     height, width = key.shape
     for i in range(start, stop):
-        x, y, z = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        w = P[2, 0] * x + P[2, 1] * y + P[2, 2] * z + P[2, 3]
+        u, v, w = _project(xyz, i, P)
         if w < NEAR:
             continue
-        inverse = 1.0 / w
-        u = (P[0, 0] * x + P[0, 1] * y + P[0, 2] * z + P[0, 3]) * inverse
-        v = (P[1, 0] * x + P[1, 1] * y + P[1, 2] * z + P[1, 3]) * inverse
         edge = np.float64(size[i])
-        radius = min(focal * edge * inverse, max_radius)
+        radius = min(focal * edge / w, max_radius)
         if not (u > -radius and v > -radius and u < width + radius and v < height + radius):
             continue
         bend = RIM * edge
@@ -215,11 +219,10 @@ def _scatter_surface(xyz, size, start, stop, P, focal, max_radius, key):
         # the nearest neighbouring pixel centre is at least half a pixel away, so smaller discs are done
         if radius <= 0.5:
             continue
-        x0, x1 = max(0, int(np.ceil(u - radius - 0.5))), min(width - 1, int(np.floor(u + radius - 0.5)))
-        y0, y1 = max(0, int(np.ceil(v - radius - 0.5))), min(height - 1, int(np.floor(v + radius - 0.5)))
-        for py in range(y0, y1 + 1):
+        (x0, x1), (y0, y1) = _span(u, radius, width), _span(v, radius, height)
+        for py in range(y0, y1):
             dy = py + 0.5 - v
-            for px in range(x0, x1 + 1):
+            for px in range(x0, x1):
                 dx = px + 0.5 - u
                 d2 = dx * dx + dy * dy
                 if d2 <= squared:
