@@ -113,6 +113,50 @@ def test_estimated_poses_are_refined(walking):
     assert errors(camera, walk(FRAMES, 0))[0] < 0.02
 
 
+def test_a_guess_of_depth_does_not_bend_the_path(walking):
+    """Half of the image is guessed twice as deep as it is, and perception says that it guesses."""
+    clip, tracks, exact = walking
+    depth, confidence = exact.depth.copy(), exact.confidence.copy()
+    depth[:, :, 128:] *= 2
+    confidence[:, :, 128:] = 0.1
+    path = first_frame_world(walk(FRAMES, 0)).astype(np.float32)
+    scene = fuse_scene(clip, tracks, replace(exact, depth=depth, confidence=confidence, c2w=path), None, SceneOptions())
+    off = [errors(solve_camera(clip, scene, replace(SMALL, sure_depth=s)), walk(FRAMES, 0))[0] for s in (0.3, 0.0)]
+    assert off[0] < 0.02
+    assert off[1] > 10 * off[0]
+
+
+def test_fast_motion_has_keyframes_closer_together():
+    """60 cm a frame: at every fourth frame hardly a track would be shared, and the turn would be off by 1.3 degrees."""
+    path = walk(13, 0, speed=0.6)
+    off, turned = errors(solved(films(path))[1], path)
+    assert off < 0.01
+    assert turned < 0.8
+
+
+def test_noise_gives_no_path(walking):
+    clip, tracks, exact = walking
+    noise = np.random.default_rng(0).integers(0, 256, clip.frames.shape, dtype=np.uint8)
+    _, camera = solved((replace(clip, frames=noise), tracks, exact))
+    assert camera.kind == "failed"
+    assert np.abs(camera.c2w[:, :3, 3]).max() == 0
+    assert camera.inliers.mean() < 0.3
+
+
+def test_perception_that_saw_no_translation_is_overruled_by_clear_parallax_alone(walking):
+    """Turning leaves 2.2 pixels of this walk (at 256 wide): the limit decides whether poses at rest are believed."""
+    clip, tracks, exact = walking
+    scene = fuse_scene(
+        clip, tracks, replace(exact, c2w=np.tile(np.eye(4, dtype=np.float32), (FRAMES, 1, 1))), None, SceneOptions()
+    )
+    overruled = solve_camera(clip, scene, SMALL)
+    assert overruled.kind == "general"
+    assert errors(overruled, walk(FRAMES, 0))[0] < 0.02
+    believed = solve_camera(clip, scene, replace(SMALL, overrule_px=10.0))  # 10 at 832 are 3.1 at 256
+    assert believed.kind == "rotation"
+    assert np.abs(believed.c2w[:, :3, 3]).max() == 0
+
+
 def test_an_estimated_focal_length_is_refined(turning, walking):
     clip, tracks, exact = walking
     wrong = exact.K.copy()
