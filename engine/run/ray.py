@@ -113,9 +113,10 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
         )
     else:
         try:
+            _knock(ray_options.address)
             context = ray.init(address=ray_options.address, log_to_driver=False, logging_level="warning")
-        except (ConnectionError, RuntimeError) as error:
-            raise ClusterLost(f"no cluster answers at runner.ray.address={ray_options.address}: {error}") from error
+        except (OSError, RuntimeError) as error:
+            raise ClusterLost(f"no cluster at runner.ray.address={ray_options.address}: {error}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # a node that Ray starts here takes SIGTERM for itself
             signal.signal(number, handler)
@@ -125,6 +126,13 @@ def cluster(options: UnrollOptions) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError when nobody listens at host:port: Ray itself would try for ten minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def run_ray(

@@ -1,4 +1,4 @@
-"""An S3 server on loopback (moto) behind a wrapper that injects faults into chosen requests."""
+"""An object store on loopback (S3 by moto, or another) behind a wrapper that injects faults into chosen requests."""
 
 import socket
 import threading
@@ -15,13 +15,15 @@ FAULTS = ("500", "503", "commit_then_500", "commit_then_reset", "reset", "slow",
 
 @dataclass
 class FaultyS3:
-    """WSGI application. `plan(method, path, query)` names a fault of FAULTS for a request, or None."""
+    """WSGI application. `plan(method, path, query)` names a fault of FAULTS for a request, or None. `server` (another
+    WSGI application) takes moto's place."""
 
     plan: Callable[[str, str, str], str | None] = lambda method, path, query: None
     log: list[tuple[str, str, str | None]] = field(default_factory=list)
+    server: Callable | None = None
 
     def __post_init__(self):
-        self._app = DomainDispatcherApplication(create_backend_app)
+        self._app = self.server or DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ, start_response):
         method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.ingest.decoder import DecodeProcess
 from engine.perception import Models, registry
 
 BOTH = threading.Barrier(2)
@@ -36,7 +37,7 @@ class Poisoned:
 
 
 def poison(clip, words: list[str]) -> None:
-    """segv | memory | oom | kill_once | sleep SECONDS | meet SECONDS (another clip in this process) |
+    """segv | memory | oom | hog GIGABYTES | kill_once | sleep SECONDS | meet SECONDS (another clip in this process) |
     remove FILE | change FILE"""
     folder = Path(clip.uri).parent
     match words:
@@ -45,6 +46,12 @@ def poison(clip, words: list[str]) -> None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
             hog = [np.ones(16 << 20, np.uint8) for _ in range(64)]
             raise AssertionError(f"{len(hog)} x 16 MiB fitted")
+        case ["hog", gigabytes]:  # for Ray's memory monitor: more and more, slowly enough for it to see
+            hog = []
+            for _ in range(int(float(gigabytes) * 16)):
+                hog.append(np.ones(64 << 20, np.uint8))
+                time.sleep(0.1)
+            time.sleep(5)
         case ["sleep", seconds]:
             time.sleep(float(seconds))
         case ["segv"]:
@@ -69,9 +76,23 @@ def poison(clip, words: list[str]) -> None:
             os.utime(folder / file, (1, 1))
 
 
+def hanging(ask):
+    """DecodeProcess.ask whose child hangs (is stopped) at the request that the file `<video>.hang` names."""
+
+    def ask_or_hang(self, *request, **more):
+        if request[0] == "open":
+            self.note = Path(request[1]).with_suffix(".hang")
+        elif self.note.exists() and request[0] == self.note.read_text():
+            self._process.send_signal(signal.SIGSTOP)
+        return ask(self, *request, **more)
+
+    return ask_or_hang
+
+
 def install() -> None:
-    """Wrap the precomputed bundle of this process."""
+    """Wrap the precomputed bundle and the decoder of this process."""
     build = registry.BUNDLES["precomputed"]
+    DecodeProcess.ask = hanging(DecodeProcess.ask)
 
     def poisoned(options, wanted):
         left = list(Path(os.environ["POISON_SETUPS"]).iterdir()) if os.environ.get("POISON_SETUPS") else []
