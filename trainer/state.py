@@ -137,9 +137,10 @@ class Checkpoints:
             return action()
         except (Exception, dcp.CheckpointException) as error:  # the latter is a BaseException
             steps = [s for s in self.complete() if s != step]
+            free = shutil.disk_usage(self.folder).free / 2**30 if self.folder.is_dir() else 0.0
             raise CheckpointFailed(
-                f"the checkpoint of step {step} was not written ({_reason(error)}). Free space under "
-                f"{self.folder} and start again: training resumes from "
+                f"the checkpoint of step {step} was not written ({_reason(error)}; {free:.2f} GiB are free). Free "
+                f"space under {self.folder} and start again: training resumes from "
                 + (f"step {steps[-1]}" if steps else "the beginning")
             ) from error
 
