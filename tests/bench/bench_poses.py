@@ -63,10 +63,13 @@ def row(sequence: Sequence, way: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     given = parser.parse_args()
     cv2.setNumThreads(1)
+    if not given.folders:
+        print("not run: no folder of images with recorded poses was named (7-Scenes, Redwood, TUM, RealEstate10K)")
+        return 0
     head = ("ate %", "sim3 %", "scale %", "rot deg", "focal %", "inliers", "parallax")
     print(f"{'sequence':20}{'frames':>7}{'path':>9} {'way':11}{'class':>9}" + "".join(f"{h:>8}" for h in head))
     for folder in given.folders:

@@ -103,6 +103,17 @@ def test_a_frame_that_nearly_no_track_survives_is_bridged(path):
     assert path_error(found, c2w) < 0.015
 
 
+def test_a_frame_that_no_motion_can_be_told_for_costs_itself_alone():
+    """A camera covered in the last frame leaves the class open; the path before it stands all the same."""
+    c2w = orbit(21)
+    tracks = cloud_tracks(c2w, corridor(1)[:500], 1)
+    tracks.uv[np.flatnonzero(np.isfinite(tracks.uv[:, 20, 0]))[5:], 20] = np.nan
+    assert classify_motion(tracks, K, 832, MotionOptions()).kind == "failed"
+    found = solve_monocular(tracks, K, 0.0)
+    assert found.kind == "general"
+    assert path_error(found, c2w) < 0.02
+
+
 def test_a_path_in_two_pieces_that_hardly_anything_ties_is_failed():
     """Three tracks do not tell how the two halves lie to each other: no path is better than an invented one."""
     found = solve_monocular(interrupted(cloud_tracks(orbit(21), corridor(1)[:500], 1), 12, 3), K, 0.0)
