@@ -12,6 +12,7 @@ import torch
 
 from engine.perception.compute import Batches, DeviceFrames, autocast, spread
 from engine.perception.detector import Detection
+from tests.engine.perception.small import make_clip
 
 
 def test_a_failed_batch_is_gone_before_the_smaller_one_runs():
@@ -86,7 +87,7 @@ def test_two_clips_at_once_say_what_they_say_alone(small_options, noise_clip):
     """Threads share the networks, one at a time in them; the answers are those of one after the other."""
     from engine.perception.foundation import FoundationActor
 
-    actor = FoundationActor(small_options)
+    actor = FoundationActor(replace(small_options, sam2=replace(small_options.sam2, side=64)))
     actor.setup()
     tracker = actor.models["tracker"]
     detect = tracker.finder.detect
@@ -96,7 +97,7 @@ def test_two_clips_at_once_say_what_they_say_alone(small_options, noise_clip):
         return [Detection(keyframes[0], (8.0, 8.0, 40.0, 60.0), "person", 0.9)]
 
     tracker.finder.detect = scripted
-    clips = [noise_clip, replace(noise_clip, frames=noise_clip.frames[:, ::-1].copy())]
+    clips = [make_clip(frames[:3].copy()) for frames in (noise_clip.frames, noise_clip.frames[:, ::-1])]
     alone = [actor.process(clip) for clip in clips]
 
     inside, most, lock = [0], [0], threading.Lock()
