@@ -143,17 +143,35 @@ def test_close_gives_memory_back_and_setup_works_again(options, noise_clip):
 
 
 @pytest.mark.slow
-def test_compiled_networks_say_what_the_plain_ones_say(options, noise_clip):
-    """MoGe-2, SAM 2's image encoder and Depth Anything through torch.compile."""
+@pytest.mark.parametrize(("backend", "names"), [("inductor", ["depth_anything"]), ("aot_eager", ["moge", "sam2"])])
+def test_compiled_networks_say_what_the_plain_ones_say(options, noise_clip, monkeypatch, backend, names):
+    """Depth Anything through the default compiler; MoGe-2 and SAM 2's image encoder traced, which is most of the way:
+    compiling all three takes ten minutes of a CPU."""
     from dataclasses import replace
 
-    def answers(on):
-        parts = {name: replace(getattr(options, name), compile=on) for name in ("moge", "sam2", "depth_anything")}
-        actor = FoundationActor(replace(options, **parts))
-        actor.setup()
-        tracks = actor.models["tracker"].follower.follow(noise_clip, 0, [(8.0, 8.0, 40.0, 60.0)])
-        geometry = actor.geometry(noise_clip, None)
-        return tracks.astype(np.float32), geometry.depth, actor.depth(noise_clip, None, geometry).values
+    compile_ = torch.nn.Module.compile
+    asked = []
 
-    for plain, quick in zip(answers(False), answers(True), strict=True):
-        np.testing.assert_allclose(quick, plain, rtol=5e-3, atol=5e-3 * np.abs(plain).max())
+    def with_backend(module, **options):
+        asked.append(type(module).__name__)
+        compile_(module, backend=backend, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", with_backend)
+    part_of = {"depth_anything": "depth", "moge": "geometry", "sam2": "tracker"}
+
+    def answers(on):
+        changed = {name: replace(getattr(options, name), compile=on) for name in names}
+        actor = FoundationActor(replace(options, **changed), [part_of[name] for name in names])
+        actor.setup()
+        ask = {
+            "depth_anything": lambda: actor.depth(noise_clip, None, None).values,
+            "moge": lambda: actor.geometry(noise_clip, None).depth,
+            "sam2": lambda: actor.models["tracker"].follower.follow(noise_clip, 0, [(8.0, 8.0, 40.0, 60.0)]),
+        }
+        return [ask[name]().astype(np.float32) for name in names]
+
+    plain = answers(False)
+    assert not asked
+    for expected, found in zip(plain, answers(True), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=5e-3, atol=5e-3 * np.abs(expected).max())
+    assert len(asked) == len(names)
