@@ -4,7 +4,7 @@
     python tests/bench/accuracy.py --seeds 2 --perception embedded
     python tests/bench/accuracy.py --seeds 8 --every-error
     python tests/bench/accuracy.py --ablations --seeds 3 --frames 33 --size 240 416
-    python tests/bench/accuracy.py --davis FOLDER     (frames *.jpg with masks *.png of the same name)
+    python tests/bench/accuracy.py --davis FOLDER     (the layouts: tests/bench/davis.py)
 
 One row per world, printed when it is done and kept under bench/accuracy/ for as long as the sources stay as they are: a
 run that was stopped goes on where it was. Exits with 1 when a goal is missed.
@@ -302,12 +302,18 @@ def judge(rows: list[dict], perception: str) -> list[str]:
 
 
 def davis_row(folder: Path, models: Models) -> dict[str, float]:
-    """Mask IoU of a folder of frames *.jpg with masks *.png (value > 0 = foreground)."""
+    """Mask IoU of a folder with masks in the DAVIS layout (`tests.bench.davis`)."""
     from tests.bench.davis import read_davis
 
     clip, truth = read_davis(folder)
     tracks = models.tracker.track(clip)
-    return {"iou": mask_iou(tracks.labels, truth), "subjects": float(len(tracks.subjects))}
+    both = float(((tracks.labels > 0) & truth).sum())
+    return {
+        "iou": mask_iou(tracks.labels, truth),
+        "precision": both / max(int((tracks.labels > 0).sum()), 1),
+        "recall": both / max(int(truth.sum()), 1),
+        "subjects": float(len(tracks.subjects)),
+    }
 
 
 def main() -> int:
@@ -326,7 +332,7 @@ def main() -> int:
     parser.add_argument(
         "--every-error", action="store_true", help="also the errors that the oracle leaves out by default"
     )
-    parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders of frames *.jpg and masks *.png")
+    parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders, see tests/bench/davis.py")
     parser.add_argument("--json", type=Path, help="write all rows here")
     arguments = parser.parse_args()
     arguments.cameras = arguments.cameras or (["walk"] if arguments.ablations else ["walk", "static", "rotation"])
@@ -335,7 +341,8 @@ def main() -> int:
     for folder in arguments.davis:
         row = davis_row(folder, embedded_models())
         rows.append({"name": folder.name, "variant": "davis", "camera": "real", "seed": 0, **row})
-        print(f"{folder.name:34} mask IoU {row['iou']:.3f}, {row['subjects']:.0f} subjects", flush=True)
+        found = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}, {row['subjects']:.0f} subjects"
+        print(f"{folder.name:34} mask IoU {row['iou']:.3f}, {found}", flush=True)
     missed = judge_gains(rows) if arguments.ablations else judge(rows, arguments.perception)
     if arguments.json:
         arguments.json.write_text(json.dumps({"goals": GOALS, "missed": missed, "rows": rows}, indent=1) + "\n")

@@ -16,6 +16,11 @@ class MovingOptions:
         0.8, "least difference of a person's and the background's flow for a decision, pixels at half size"
     )
     steady: int = option(10, "frames on each side over which votes are added, in a window that follows the person")
+    ridden: int = option(
+        30,
+        "the same for what stays at its place beside the person, a bicycle: at 10 frames it joined a cyclist in half "
+        "of the frames, at 30 in all; a racket swings and needs the short window",
+    )
     join: float = option(0.3, "least mean vote with which a place next to a person joins the dynamic mask, -1..1")
     carried: float = option(
         0.12, "least area of a carried or ridden thing that takes the label, as a share of the person's area"
@@ -67,14 +72,17 @@ def find_moving(
         votes = np.stack(
             [_votes(small[t] == label, people[t], box, t, gray, flows, o) for t, box in zip(frames, boxes, strict=True)]
         )
-        joined = np.stack([_elected(votes[abs(frames - t) <= o.steady], o) for t in frames])
-        carried = np.stack(
-            [_carried(j, own[abs(frames - t) <= o.steady].mean(0), o) for t, j in zip(frames, joined, strict=True)]
-        )
-        for t, box, j in zip(frames, boxes, joined, strict=True):
+        joined, carried = np.zeros((2, *votes.shape), bool)
+        for span in (o.steady, o.ridden):
+            around = [abs(frames - t) <= span for t in frames]
+            chosen = np.stack([_elected(votes[near], o) for near in around])
+            held = np.stack([_carried(c, own[near].mean(0), o) for c, near in zip(chosen, around, strict=True)])
             # A thing is carried in most of the frames around, or not at all.
-            usually = carried[abs(frames - t) <= o.steady].mean(0) > 0.5
-            _join(labels[t], dynamic[t], j, usually & j, box, label, width / w, kernel)
+            usually = np.stack([held[near].mean(0) > 0.5 for near in around])
+            joined |= chosen
+            carried |= usually & chosen
+        for t, box, j, c in zip(frames, boxes, joined, carried, strict=True):
+            _join(labels[t], dynamic[t], j, c, box, label, width / w, kernel)
     return labels, dynamic | (labels > 0)
 
 
