@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from trainer.model.sawg import is_new
-from trainer.state import Ema
+from trainer.state import Ema, averaged
 from trainer.strategy import DeepSpeed, Torch
 
 SHARD_BYTES = 5 * 1024**3  # diffusers splits its files at 5 GB
@@ -24,19 +24,16 @@ def export(strategy: Torch | DeepSpeed, ema: Ema | None, folder: Path) -> None:
 
     Collective: every rank calls it, rank 0 writes.
     """
-    if ema:
-        ema.swap()
-    full = _gather(strategy)
-    if ema:
-        ema.swap()
-    if dist.get_rank() == 0:
-        transformer = folder / "transformer"
-        transformer.mkdir(parents=True, exist_ok=True)
-        _save_sharded({n.removeprefix("wan."): t for n, t in full.items() if not is_new(n)}, transformer)
-        config = dict(strategy.generator.wan.config)
-        config["_class_name"] = "WanTransformer3DModel"
-        (transformer / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        save_file({n: t for n, t in full.items() if is_new(n)}, folder / "world.safetensors")
+    with averaged(ema):  # until they are written: what is gathered may be the parameters themselves
+        full = _gather(strategy)
+        if dist.get_rank() == 0:
+            transformer = folder / "transformer"
+            transformer.mkdir(parents=True, exist_ok=True)
+            _save_sharded({n.removeprefix("wan."): t for n, t in full.items() if not is_new(n)}, transformer)
+            config = dict(strategy.generator.wan.config)
+            config["_class_name"] = "WanTransformer3DModel"
+            (transformer / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            save_file({n: t for n, t in full.items() if is_new(n)}, folder / "world.safetensors")
     dist.barrier()
 
 

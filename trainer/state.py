@@ -9,6 +9,8 @@ A half-written checkpoint is never resumed from and never replaces a complete on
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ class Ema:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the averaged and the live weights; called in pairs around evaluation and export."""
+        """Exchange the averaged and the live weights; `averaged` calls it in pairs."""
         for name, parameter in self.parameters.items():
             live = parameter.detach().clone()
             parameter.copy_(self.shadow[name])
@@ -69,6 +71,18 @@ class Ema:
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # the root stays gathered after a forward pass: that copy is of the other weights
+
+
+@contextmanager
+def averaged(ema: Ema | None) -> Iterator[None]:
+    """The model holds the averaged weights inside the block."""
+    if ema:
+        ema.swap()
+    try:
+        yield
+    finally:
+        if ema:
+            ema.swap()
 
 
 class Checkpoints:

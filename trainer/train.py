@@ -9,7 +9,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from trainer.meter import Log, Meter, flops
 from trainer.model.build import build_generator
 from trainer.model.parallelize import Grid, make_grid
 from trainer.sample import sample_units
-from trainer.state import Checkpoints, Ema, Progress
+from trainer.state import Checkpoints, Ema, Progress, averaged
 from trainer.strategy import make_strategy, world_mean
 
 
@@ -222,18 +221,6 @@ class Run:
 
 def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@contextmanager
-def averaged(ema: Ema | None) -> Iterator[None]:
-    """The model holds the averaged weights inside the block."""
-    if ema:
-        ema.swap()
-    try:
-        yield
-    finally:
-        if ema:
-            ema.swap()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from trainer.launch import distributed
 from trainer.model.sawg import SawgOptions, WanOptions, WorldGenerator, is_new, is_wsa
 from trainer.model.wan import CheckpointError, init_new, load_vae, load_weights, locate
 from trainer.model.wsa import WsaOptions
+from trainer.state import Ema
 from trainer.strategy import OptimizerOptions, Torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
@@ -127,6 +128,22 @@ def test_export_loads_here_and_in_diffusers(tmp_path):
     assert torch.equal(base.blocks[0].attn1.to_q.weight, trained.wan.blocks[0].attn1.to_q.weight)
     stage1 = model(wsa=False)  # a stage-2 export serves a model without WSA
     assert load_weights(stage1, tmp_path) == []
+
+
+@torch.no_grad()
+def test_export_holds_the_averaged_weights_and_leaves_the_live_ones(tmp_path):
+    trained = model(wsa=True)
+    ema = Ema(trained, 0.5)
+    average = {name: value.clone() for name, value in ema.shadow.items()}
+    for parameter in trained.parameters():
+        parameter.add_(0.01)
+    live = {name: value.clone() for name, value in trained.named_parameters()}
+    with distributed():
+        export(Torch(trained, OptimizerOptions()), ema, tmp_path)
+    again = model(wsa=True)
+    load_weights(again, tmp_path)
+    assert all(torch.equal(value, average[name]) for name, value in again.named_parameters())
+    assert all(torch.equal(value, live[name]) for name, value in trained.named_parameters())
 
 
 @torch.no_grad()
