@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.geometry.camera import rays
 from engine.geometry.tracks import PointTracks
 from engine.options import option
 from engine.types import CameraKind
@@ -184,9 +183,3 @@ def _wahba_robust(target: np.ndarray, source: np.ndarray, pixel: float, iteratio
         width = max(pixel, float(np.median(residual))) if len(residual) else pixel
         weight = 1 / (1 + (residual / width) ** 2)
     return R
-
-
-def bearings(K: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Unit directions [...,3] in the camera frame through image points uv [...,2] (pixels)."""
-    ray = rays(K, uv)
-    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)

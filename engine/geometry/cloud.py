@@ -5,6 +5,9 @@ each frame meets the cloud built so far, rendered into it. A pixel whose depth a
 refines that point along the viewing ray; a pixel that sees THROUGH the point votes against it, and takes its place
 when the votes are used up; a pixel that shows nothing, or something nearer, adds a point. So the cloud is as fine as
 the finest view of each surface and no finer, far scenery does not explode, and floating points die.
+
+The paper back-projects frame 0 (anchor) and "fuses the per-frame background point clouds" (holistic) without a formula:
+the fusion, its votes and its tolerances are this project's.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Subjects as solid ellipsoids: the surface of a 3D Gaussian at a number of standard deviations, seen exactly.
 
+The paper superimposes "moving 3D Gaussian spheres" and says neither where their surface lies nor how they are coloured
+and shaded: SIGMAS, TAB20 and AMBIENT are this project's reading (2.5 sigma, one stable colour a subject).
+
 Each pixel's ray meets the quadric (x - m)^T S^-1 (x - m) = k^2 in closed form: exact perspective, exact depth, exact
 normal, no mesh. Formulas: the quadric's outline box from its dual conic, Hartley & Zisserman ch. 8.3; the soft
 footprint from Zwicker et al. 2002, "EWA splatting" (first-order projection of the covariance).

@@ -2,6 +2,9 @@
 
 Reference point: the mean is the centroid of the VISIBLE surface, every pixel weighing the same; that is what pixels
 know. It lies nearer to the camera than the body's centre (for a sphere of radius r seen from afar by 2/3 r).
+
+The paper gives "the mean position and covariance of its point cloud" and no formula: `sample_gaussian` reads it as the
+sample covariance with a ridge. Everything robust (trusted depth, smoothing, bridging) is this project's addition.
 """
 
 from dataclasses import dataclass

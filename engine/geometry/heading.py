@@ -1,6 +1,9 @@
 """Where a subject faces: its direction of travel when it moves, its torso when it does not.
 
 A heading is atan2(d_x, d_z) of a direction d in world axes, radians: 0 looks along +z, pi/2 along +x.
+
+The paper derives facing from "the instantaneous velocity" and names the lack of an explicit angle as its limit. The
+angle's convention, the torso at low speed, hysteresis and smoothing are this project's.
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""The reference image of each subject: its best frame, cut out."""
+"""The reference image of each subject: its best frame, cut out. (The paper asks for one frame with a mask; the score is
+this project's.)"""
 
 from dataclasses import dataclass
 
