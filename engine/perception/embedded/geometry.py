@@ -184,13 +184,15 @@ class EmbeddedGeometry:
         far = max(far, 1 / o.farthest)
         depth = np.zeros((len(clip.frames), height, width), np.float32)
         confidence, sky = np.zeros_like(depth), np.zeros(depth.shape, bool)
+        grid, size = pixel_grid(*stereo.gray.shape[1:]), stereo.gray.shape[:0:-1]
+        views = zip(c2w, stereo.K, strict=True)
+        grounds = np.stack([plane.inverse_depth(c, rays(K, grid)).astype(np.float32) for c, K in views])
+        small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip.frames])
+        blocked = stereo.moving | (grounds > far)
+        skies = find_sky(small, blocked, stereo.inverse, stereo.confidence, 3 * far, o.sky)
         for t, frame in enumerate(clip.frames):
-            directions = rays(stereo.K[t], pixel_grid(*stereo.gray.shape[1:]))
-            ground = plane.inverse_depth(c2w[t], directions).astype(np.float32)
+            ground, open_air = grounds[t], skies[t]
             prior = np.maximum(ground, np.float32(far))
-            small = cv2.resize(frame, stereo.gray.shape[:0:-1], interpolation=cv2.INTER_AREA)
-            blocked = stereo.moving[t] | (ground > far)
-            open_air = find_sky(small, blocked, stereo.inverse[t], stereo.confidence[t], 3 * far, o.sky)
             weight = np.where(open_air, 0, stereo.confidence[t])
             if plane.support > 0.3:  # nothing lies under a floor: a moving shadow and a reflection only look as if
                 weight = np.where(stereo.inverse[t] < 0.85 * ground, 0, weight)

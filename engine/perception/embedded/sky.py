@@ -22,13 +22,27 @@ class SkyOptions:
 
 
 def find_sky(
-    frame: np.ndarray, blocked: np.ndarray, inverse: np.ndarray, confidence: np.ndarray, far: float, o: SkyOptions
-):
-    """bool [h,w] sky of a frame uint8 [h,w,3] RGB.
+    frames: np.ndarray, blocked: np.ndarray, inverse: np.ndarray, confidence: np.ndarray, far: float, o: SkyOptions
+) -> np.ndarray:
+    """bool [T,h,w] sky of a clip, frames uint8 [T,h,w,3] RGB.
 
-    blocked bool [h,w]: never sky (people, pixels under the horizon); inverse, confidence float32 [h,w]: what stereo
+    blocked bool [T,h,w]: never sky (people, pixels under the horizon); inverse, confidence float32 [T,h,w]: what stereo
     says; places that it sees clearly nearer than `far` (inverse depth) are no sky.
+
+    What looks like sky is believed, or not, for the whole clip: by most of the frames that have it. A window or a pale
+    wall must not be sky in some frames and a wall in others.
     """
+    regions = [_region(*frame, far, o) for frame in zip(frames, blocked, inverse, confidence, strict=True)]
+    votes = [believed for sky, believed in regions if sky.any()]
+    if not votes or np.mean(votes) < 0.5:
+        return np.zeros(blocked.shape, bool)
+    return np.stack([sky for sky, _ in regions])
+
+
+def _region(
+    frame: np.ndarray, blocked: np.ndarray, inverse: np.ndarray, confidence: np.ndarray, far: float, o: SkyOptions
+) -> tuple[np.ndarray, bool]:
+    """bool [h,w] what looks like sky in one frame, and whether this frame believes it."""
     lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB).astype(np.float32)
     L, a, b = lab[..., 0], lab[..., 1] - 128, lab[..., 2] - 128
     contrast = np.sqrt(np.maximum(cv2.blur(L * L, (5, 5)) - cv2.blur(L, (5, 5)) ** 2, 0))
@@ -47,11 +61,12 @@ def find_sky(
             sky |= part
     # Pale and even is also a window or a white wall: a small region must be blue, a grey one must span the view.
     view = max(int((~blocked[0]).sum()), 1)
-    if not sky.any() or (sky[0].sum() < o.open_top * view and blue[sky].mean() < o.blue_part):
-        return np.zeros_like(sky)
+    if not sky.any():
+        return sky, False
+    believed = bool(sky[0].sum() >= o.open_top * view or blue[sky].mean() >= o.blue_part)
     # What lies over sky in the picture and is even is sky too: bands of another brightness, clouds.
     over = np.flip(np.logical_or.accumulate(np.flip(sky, 0), 0), 0)
     sky |= over & (contrast < 2 * o.texture) & (0.7 * o.brightness < L) & ~blocked & ~near
     # The region's rim takes the half-transparent border of trees and roofs.
     grown = cv2.dilate(sky.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return sky | (grown & (o.brightness - 20 < L) & ~blocked & ~near)
+    return sky | (grown & (o.brightness - 20 < L) & ~blocked & ~near), believed

@@ -177,28 +177,49 @@ def test_focal_comes_from_the_clip_or_from_the_stated_prior(world):
     assert K[0, 0] == pytest.approx(960 / np.tan(np.radians(30)) * 208 / 1080)  # the portrait's longer side is 1920
 
 
+def sky_of(frame, inverse=0.0, confidence=0.0):
+    """bool [h,w]: the sky of a clip of one frame, or bool [T,h,w] of several."""
+    frames = frame if frame.ndim == 4 else frame[None]
+    one = np.ones(frames.shape[:3], np.float32)
+    sky = find_sky(frames, one < 0, inverse * one, confidence * one, 0.05, SkyOptions())
+    return sky if frame.ndim == 4 else sky[0]
+
+
 def test_sky_is_blue_or_bright_even_and_at_the_top():
     frame = np.full((100, 160, 3), (120, 170, 235), np.uint8)
     frame[50:] = np.random.default_rng(0).integers(0, 255, (50, 160, 3))
     frame[70:90, 20:60] = (120, 170, 235)  # a lake
-    nothing, no_depth = np.zeros((100, 160), bool), np.zeros((100, 160), np.float32)
-    sky = find_sky(frame, nothing, no_depth, no_depth, 0.05, SkyOptions())
+    sky = sky_of(frame)
     assert sky[:45].mean() > 0.97
     assert not sky[55:].any()
-    close = find_sky(frame, nothing, no_depth + 0.5, no_depth + 1, 0.05, SkyOptions())
+    close = sky_of(frame, 0.5, 1.0)
     assert not close.any()  # a blue wall that stereo sees near
 
 
 def test_a_bright_window_is_no_sky_and_an_overcast_sky_is():
     frame = np.random.default_rng(0).integers(0, 120, (100, 160, 3)).astype(np.uint8)
-    nothing, no_depth = np.zeros((100, 160), bool), np.zeros((100, 160), np.float32)
     window, overcast, gap = frame.copy(), frame.copy(), frame.copy()
     window[:40, 20:90] = 245
     overcast[:40] = 225
     gap[:40, 20:90] = (120, 170, 235)  # blue between two houses
-    assert not find_sky(window, nothing, no_depth, no_depth, 0.05, SkyOptions()).any()
-    assert find_sky(overcast, nothing, no_depth, no_depth, 0.05, SkyOptions())[:38].mean() > 0.95
-    assert find_sky(gap, nothing, no_depth, no_depth, 0.05, SkyOptions())[2:38, 25:85].mean() > 0.95
+    assert not sky_of(window).any()
+    assert sky_of(overcast)[:38].mean() > 0.95
+    assert sky_of(gap)[2:38, 25:85].mean() > 0.95
+
+
+def test_sky_is_decided_for_the_whole_clip():
+    """A pale window that fills the top of the picture in one frame of five is a window there too; a sky that a tree
+    narrows in one frame stays one."""
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 120, (5, 100, 160, 3)).astype(np.uint8)
+    window, sky = clip.copy(), clip.copy()
+    window[:, :40, 20:90], sky[:, :40] = 245, 225
+    window[2, :40] = 245
+    sky[2, :40, 60:] = clip[2, :40, 60:]
+    assert sky_of(window[2]).any()
+    assert not sky_of(sky[2]).any()
+    assert not sky_of(window).any()
+    assert sky_of(sky)[2, 2:38, :58].mean() > 0.95
 
 
 def test_the_whole_recovers_a_room_in_metres(world):
