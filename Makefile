@@ -69,8 +69,8 @@ setup: $(STAMP) ## Make .venv with pinned dependencies; quick when done
 test: setup ## The tests that finish in minutes
 	@$(RUN) -m pytest -q -n 2 -m "not slow and not gpu" $(OPTIONS)
 
-test-faults: setup ## Every fault-injection test
-	@$(RUN) -m pytest -q -m fault $(OPTIONS)
+test-faults: setup ## Every fault-injection test; those with a Ray cluster one after the other
+	@$(RUN) -m pytest -q -n 2 --dist loadgroup -m fault --durations=30 $(OPTIONS)
 
 test-all: setup ## Every test that needs no GPU
 	@$(RUN) -m pytest -q -m "not gpu" $(OPTIONS)

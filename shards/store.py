@@ -356,7 +356,7 @@ def open_store(url: str | Path) -> Store:
     """The store of a URL or a local path."""
     url = str(url)
     protocol, _ = fsspec.core.split_protocol(url)
-    if protocol in ("gs", "gcs"):  # gcsfs asks for zonal buckets over gRPC first: a minute where only HTTPS gets through
+    if protocol in ("gs", "gcs"):  # gcsfs looks for zonal buckets over gRPC: a minute lost where only HTTPS passes
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     kind = {None: LocalStore, "file": LocalStore, "local": LocalStore, "s3": S3Store, "s3a": S3Store}
     try:

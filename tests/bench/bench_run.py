@@ -1,16 +1,17 @@
-"""How runs grow, and what Ray costs beside the local runner, on the same clips in the same session.
+"""How runs grow, and what Ray costs beside the local runner, on the same clips in the same session. About 3 minutes.
 
-    python tests/bench/bench_run.py [--clips 16] [--height 240] [--width 416] [--frames 17] [--no-ray]
+    python tests/bench/bench_run.py [--growth 100] [--clips 16] [--height 240] [--width 416] [--frames 17] [--no-ray]
 
-growth  1, 4, ... clips on the local runner: CPU seconds per clip beyond one clip's, peak memory. Linear = ratio 1
-ray     the same clips on a cluster of 1 and of 2 CPUs, start-up apart: wall seconds beside the local runner's
+growth  1, 10 and 100 tiny clips (9 x 64 x 112), perception read from files: CPU seconds per further clip, peak memory.
+        Linear = ratio 1
+ray     the same clips on a cluster of 1 and of 2 CPUs beside the local runner in one process, all after a first clip
+        that pays for imports: CPU seconds of all processes (orchestration is what exceeds 1) and wall seconds
 """
 
 import argparse
 import contextlib
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,52 +24,110 @@ import unroll_inputs
 from engine.config import load
 from engine.run.drive import drive
 
-WORDS = ["perception=precomputed", "threads=1", "report=false", "shots.enabled=false"]
+WORDS = ["perception=precomputed", "threads=1", "report=false", "shots.enabled=false", "runner.isolate=false"]
+TINY = (9, 64, 112)
 
 
-def words(source: Path, output: Path, args: argparse.Namespace) -> list[str]:
-    size = [f"clip.frames={args.frames}", f"clip.min_frames={args.frames}", f"render.size=[{args.height},{args.width}]"]
-    return [f"input={source}", f"output={output}", *WORDS, *size]
+def words(source: Path, output: Path, size: tuple[int, int, int]) -> list[str]:
+    frames, height, width = size
+    shape = [f"clip.frames={frames}", f"clip.min_frames={frames}", f"render.size=[{height},{width}]"]
+    return [f"input={source}", f"output={output}", *WORDS, *shape]
 
 
-def local(source: Path, output: Path, args: argparse.Namespace) -> dict[str, float]:
-    """One run in a fresh process: CPU and wall seconds of the run itself, peak memory of the process."""
+def videos(folder: Path, count: int, size: tuple[int, int, int]) -> Path:
+    unroll_inputs.FRAMES, unroll_inputs.HEIGHT, unroll_inputs.WIDTH = size
+    return unroll_inputs.write_input(folder, count)
+
+
+def local(source: Path, output: Path, size: tuple[int, int, int]) -> dict[str, float]:
+    """One run in a fresh process after a first clip: CPU and wall seconds, peak memory of the process."""
     code = (
         "import json, resource, sys, time\n"
         "from engine.config import load\nfrom engine.run.drive import drive\n"
-        "wall, cpu = time.perf_counter(), time.process_time()\n"
-        "code = drive(load(sys.argv[1:]))\n"
-        "wall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
-        "child = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "split = sys.argv.index('then')\n"
+        "assert drive(load(sys.argv[1:split])) == 0\n"
+        "def cpu():\n"
+        "    child = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "    return time.process_time() + child.ru_utime + child.ru_stime\n"
+        "wall, used = time.perf_counter(), cpu()\n"
+        "assert drive(load(sys.argv[split + 1:])) == 0\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "print(json.dumps({'code': code, 'wall': wall, 'cpu': cpu + child.ru_utime + child.ru_stime, 'peak': peak}))\n"
+        "print(json.dumps({'wall': time.perf_counter() - wall, 'cpu': cpu() - used, 'peak': peak}))\n"
     )
+    warm = words(source / "v000.mp4", output.with_name(f"{output.name}-warm"), size)
     done = subprocess.run(
-        [sys.executable, "-c", code, *words(source, output, args)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *warm, "then", *words(source, output, size)], capture_output=True, text=True
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found.pop("code") == 0, done.stderr
-    return found
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def on_ray(source: Path, output: Path, args: argparse.Namespace, cpus: int) -> dict[str, float]:
-    """The run on a cluster that is already up and has done one clip (imports are paid)."""
+def on_ray(source: Path, output: Path, size: tuple[int, int, int], cpus: int) -> dict[str, float]:
+    """The run on a cluster that is already up and has done one clip: CPU seconds of all processes, wall seconds."""
     from engine.run.ray import prepare_local
 
     prepare_local()
+    import psutil
     import ray
 
     start = time.perf_counter()
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
+
+    def used() -> dict[int, float]:
+        found = {}
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                found[process.pid] = times.user + times.system
+        return found
+
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warm = words(source / "v000.mp4", output.with_name(f"{output.name}-warm"), args)
+            warm = words(source / "v000.mp4", output.with_name(f"{output.name}-warm"), size)
             assert drive(load([*warm, "runner=ray"])) == 0
-            started = time.perf_counter()
-            assert drive(load([*words(source, output, args), "runner=ray"])) == 0
-            return {"start": started - start, "wall": time.perf_counter() - started}
+            started, before = time.perf_counter(), used()
+            assert drive(load([*words(source, output, size), "runner=ray"])) == 0
+            wall, after = time.perf_counter() - started, used()
+            cpu = sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+            return {"start": started - start, "wall": wall, "cpu": cpu}
     finally:
         ray.shutdown()
+
+
+def bench_growth(root: Path, most: int) -> None:
+    counts = [n for n in (1, 10, 100, 1000) if n <= most]
+    print(f"growth: {TINY[0]} x {TINY[1]} x {TINY[2]}, precomputed perception, local runner, threads=1")
+    print(f"{'clips':>6} {'cpu s':>8} {'cpu s/clip':>11} {'wall s':>8} {'peak MiB':>9}")
+    found: dict[int, dict[str, float]] = {}
+    for count in counts:
+        source = videos(root / f"in{count}", count, TINY)
+        f = found[count] = local(source, root / f"out{count}", TINY)
+        print(f"{count:>6} {f['cpu']:>8.2f} {f['cpu'] / count:>11.3f} {f['wall']:>8.2f} {f['peak']:>9.0f}", flush=True)
+    if len(counts) > 2:
+        a, b, c = counts[-3:]
+        slopes = [(found[y]["cpu"] - found[x]["cpu"]) / (y - x) for x, y in ((a, b), (b, c))]
+        print(f"cpu seconds per further clip: {slopes[0]:.3f}, then {slopes[1]:.3f}: {slopes[1] / slopes[0]:.2f}x")
+        print(f"peak memory of {c} clips beside {a}: {found[c]['peak'] / found[a]['peak']:.2f}x")
+
+
+def bench_ray(root: Path, clips: int, size: tuple[int, int, int]) -> bool:
+    """False when the bytes differ."""
+    print(f"ray: {clips} clips of {size[0]} x {size[1]} x {size[2]}, precomputed perception, threads=1")
+    source = videos(root / "clips", clips, size)
+    alone = local(source, root / "alone", size)
+    print(f"local: {alone['cpu']:.1f} s CPU, {alone['wall']:.1f} s wall", flush=True)
+    same = True
+    for cpus in (1, 2):
+        f = on_ray(source, root / f"ray{cpus}", size, cpus)
+        same &= unroll_inputs.shards_of(root / f"ray{cpus}") == unroll_inputs.shards_of(root / "alone")
+        print(
+            f"ray, {cpus} CPU: {f['cpu']:.1f} s CPU = {f['cpu'] / alone['cpu']:.3f}x of local, {f['wall']:.1f} s wall, "
+            f"{alone['wall'] / f['wall']:.2f}x as fast; start-up and first clip {f['start']:.1f} s",
+            flush=True,
+        )
+    print(f"equal bytes: {same}")
+    return same
 
 
 def main() -> int:
@@ -78,37 +137,12 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=416)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--growth", type=int, default=100)
     args = parser.parse_args()
-    unroll_inputs.HEIGHT, unroll_inputs.WIDTH, unroll_inputs.FRAMES = args.height, args.width, args.frames
-    counts = [n for n in (1, 4, 16, 64) if n <= args.clips]
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        print(f"{args.frames} x {args.height} x {args.width}, precomputed perception, threads=1")
-        print(f"{'clips':>6} {'cpu s':>8} {'cpu s/clip':>11} {'wall s':>8} {'peak MiB':>9}")
-        found: dict[int, dict[str, float]] = {}
-        for count in counts:
-            source = unroll_inputs.write_input(root / f"in{count}", count)
-            f = found[count] = local(source, root / f"out{count}", args)
-            print(f"{count:>6} {f['cpu']:>8.2f} {f['cpu'] / count:>11.2f} {f['wall']:>8.2f} {f['peak']:>9.0f}")
-        if len(counts) > 2:
-            a, b, c = counts[-3:]
-            slopes = [(found[y]["cpu"] - found[x]["cpu"]) / (y - x) for x, y in ((a, b), (b, c))]
-            print(f"cpu seconds per further clip: {slopes[0]:.2f}, then {slopes[1]:.2f}: {slopes[1] / slopes[0]:.2f}x")
-            print(f"peak memory of {c} clips beside {a}: {found[c]['peak'] / found[a]['peak']:.2f}x")
-        if not args.no_ray:
-            source, most = root / f"in{counts[-1]}", counts[-1]
-            for cpus in (1, 2):
-                f = on_ray(source, root / f"ray{cpus}", args, cpus)
-                same = unroll_inputs.shards_of(root / f"ray{cpus}") == unroll_inputs.shards_of(root / f"out{most}")
-                ratio = f["wall"] / found[most]["wall"]
-                print(
-                    f"ray, {cpus} CPU: {f['wall']:.2f} s beside {found[most]['wall']:.2f} s local = {ratio:.2f}x, "
-                    f"start-up and first clip {f['start']:.1f} s, equal bytes: {same}"
-                )
-                if not same:
-                    return 1
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    return 0
+        bench_growth(Path(folder), args.growth)
+        same = args.no_ray or bench_ray(Path(folder), args.clips, (args.frames, args.height, args.width))
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from shards.run import failures, status
 from shards.store import Store, open_store
 from shards.verify import verify
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster at a time
 RAY = ("runner=ray", "runner.ray.cpus=2", "runner.ray.store_gb=0.2")
 CLIPS = 12
 

@@ -7,7 +7,7 @@ from engine.config import load
 from engine.run.drive import drive
 from shards.run import failures, status
 
-pytestmark = pytest.mark.slow  # a cluster takes 10 to 20 s to start
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # a cluster takes 10 to 20 s to start
 
 
 @pytest.fixture(scope="module")
