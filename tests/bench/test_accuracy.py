@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from engine.geometry.camera import pose
 from engine.stages.options import StageOptions
 from tests.bench.ablations import ABLATIONS, judge_gains
 from tests.bench.accuracy import cached, cloud_errors, judge, mask_iou, path_errors
+from tests.bench.davis import read_davis
 
 
 def path(frames: int = 30) -> np.ndarray:
@@ -95,3 +97,26 @@ def test_points_before_the_sky_are_a_wall_and_points_between_surfaces_fly():
     cloud = SimpleNamespace(xyz=xyz, frame=np.zeros(4, np.int32))
     found = cloud_errors(cloud, still, SimpleNamespace(depth=depth))
     assert found == {"wall": 0.25, "flying": 0.5, "cloud_points": 4.0}
+
+
+def test_masks_beside_frames_and_masks_in_a_video_are_read(tmp_path):
+    truth = np.zeros((6, 32, 48), np.uint8)
+    for t in range(6):
+        truth[t, 8:24, 8 + 2 * t : 20 + 2 * t] = 255
+        cv2.imwrite(str(tmp_path / f"{t:05d}.jpg"), np.dstack([truth[t]] * 3))
+        cv2.imwrite(str(tmp_path / f"{t:05d}.png"), truth[t] // 255)
+    clip, mask = read_davis(tmp_path)
+    assert clip.frames.shape == (5, 32, 48, 3)
+    np.testing.assert_array_equal(mask, truth[:5] > 0)
+    video = tmp_path / "as_video"
+    video.mkdir()
+    for name in ("video", "mask"):
+        writer = cv2.VideoWriter(str(video / f"{name}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 24, (48, 32))
+        for t in range(6):
+            writer.write(np.dstack([truth[t]] * 3))
+        writer.release()
+    _, lossy = read_davis(video)
+    assert mask_iou(lossy.astype(np.uint8), truth[:5]) > 0.9
+    (video / "mask.mp4").unlink()
+    with pytest.raises(ValueError, match=r"mask\.mp4"):
+        read_davis(video)

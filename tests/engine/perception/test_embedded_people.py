@@ -246,6 +246,31 @@ def test_a_bicycle_is_carried_and_a_rail_or_a_shadow_is_not():
     assert not moving._carried(shadow, presence, o).any()
 
 
+def test_a_bicycle_is_joined_while_its_rider_stands_too():
+    """Somebody stands beside a bicycle for a second, then rides off: only motion tells, but it stays one thing."""
+    count, h, w = 41, 120, 208
+    rng = np.random.default_rng(0)
+    still, rider, bicycle = (
+        cv2.GaussianBlur(rng.normal(size=size), (0, 0), 1.2) for size in ((h, w), (56, 18), (22, 26))
+    )
+    x = 30 + np.r_[np.zeros(18), 3 * np.arange(1, count - 17)].astype(int)  # stands for 18 frames
+    gray, labels = np.repeat(still[None], count, 0), np.zeros((count, h, w), np.uint8)
+    flow = np.zeros((count, h, w, 2), np.float16)
+    for t in range(count):
+        for part, (top, left) in ((rider, (30, x[t])), (bicycle, (58, x[t] + 18))):
+            gray[t, top : top + part.shape[0], left : left + part.shape[1]] = part
+            flow[t, top : top + part.shape[0], left : left + part.shape[1], 0] = x[min(t + 1, count - 1)] - x[t]
+        labels[t, 30:86, x[t] : x[t] + 18] = 1
+    gray = (128 + 200 * gray).clip(0, 255).astype(np.uint8)
+    nobody = np.zeros(labels.shape, bool)
+    both = (flow[:-1], -np.roll(flow, -1, 0)[:-1])  # the step is the same for rider and bicycle; about right backwards
+    for ridden, joined in ((30, True), (10, False)):
+        found, _ = moving.find_moving(labels, nobody, gray, both, moving.MovingOptions(ridden=ridden))
+        here = found[3, 62:76, 52:70] == 1
+        assert (here.mean() > 0.8) == joined
+        assert (found[30, 62:76, x[30] + 22 : x[30] + 40] == 1).mean() > 0.8
+
+
 @pytest.mark.real
 def test_a_dancer_upside_down_is_one_person(real_data, walk):
     _, clip, _ = walk
