@@ -193,6 +193,21 @@ def test_an_arm_in_front_of_somebody_stays_its_owners():
     assert ((3 - swapped[1][both]) == labels[1][both]).mean() > 0.99
 
 
+def test_the_skeleton_tells_people_of_one_colour_and_size_apart():
+    """The neighbour's mask alone takes in a forearm that points at it; only the skeleton says whose it is."""
+    world, empty = standing(), np.zeros((SIDE, SIDE), np.uint8)
+    world[[15, 17, 19, 21]] = (0.72, -0.2, 0)
+    uv = (world[:, :2] * 100 + SIDE / 2).astype(int)
+    forearm = cv2.line(empty, uv[13].tolist(), uv[15].tolist(), 1, 14) > 0
+    mask = drawn(world, 100)
+    apart = 136  # pixels between the two: their limbs are 0.3 m apart at least
+    other = body(150 + apart, 120, 100, None, drawn(standing(), 100) | np.roll(forearm, -apart, 1))
+    people = [Person({0: body(150, 120, 100, world, mask & ~forearm)}), Person({0: other})]
+    labels, _ = paint_labels(people, np.full((1, 240, 416, 3), 120, np.uint8), 2)
+    rows, columns = np.nonzero(forearm & (np.arange(SIDE) < 128 + 60))  # up to the wrist
+    assert (labels[0][rows + 120 - 128, columns + 150 - 128] == 1).mean() > 0.9
+
+
 def test_a_like_coloured_face_elsewhere_is_not_taken():
     """Two people of one colour who do not meet keep what is theirs, however near one of them is."""
     frames = np.full((1, 240, 416, 3), (190, 120, 90), np.uint8)
