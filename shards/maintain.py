@@ -63,8 +63,12 @@ class Garbage:
 
 
 def gc(url: str, *, dry_run: bool = False) -> Garbage:
-    """Remove work files of committed, quarantined or unplanned units and uncommitted tars. Takes the lease."""
+    """Remove work files of committed, quarantined or unplanned units and uncommitted tars. Takes the lease.
+
+    FileNotFoundError where no run was begun."""
     store = open_store(url)
+    if not store.exists("_run.json"):
+        raise FileNotFoundError(f"{store.url}: no output of a run here (no _run.json)")
     lease = Lease(store)
     lease.acquire()
     try:

@@ -82,7 +82,7 @@ def _lines(clip: dict) -> Iterator[str]:
         size = f"{event.get('bytes', 0) / 1e6:9.2f} MB  {event.get('peak_mb', 0.0):7.0f} MiB peak"
         yield f"  {event['stage']:<12} {numbers}  {size}  {event.get('status', '')}".rstrip()
     for failure in clip["failures"]:
-        yield f"  attempt {failure['attempt']}: {failure['reason']} in {failure['stage']}: {failure['message']}"
+        yield f"  attempt {failure['attempt'] + 1}: {failure['reason']} in {failure['stage']}: {failure['message']}"
         yield from (f"    {line}" for line in failure["traceback"].splitlines())
     yield f"  unit {clip['unit']}"
 

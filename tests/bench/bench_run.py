@@ -1,11 +1,13 @@
 """How runs grow, and what Ray costs beside the local runner, on the same clips in the same session. About 3 minutes.
 
-    python tests/bench/bench_run.py [--growth 100] [--clips 16] [--height 240] [--width 416] [--frames 17] [--no-ray]
+    python tests/bench/bench_run.py [--growth 100] [--few 4] [--clips 16] [--height 240] [--width 416] [--frames 17]
+        [--no-ray]
 
 growth  1, 10 and 100 tiny clips (9 x 64 x 112), perception read from files: CPU seconds per further clip, peak memory.
         Linear = ratio 1
-ray     the same clips on a cluster of 1 and of 2 CPUs beside the local runner in one process, all after a first clip
-        that pays for imports: CPU seconds of all processes (orchestration is what exceeds 1) and wall seconds
+ray     --few clips, then --clips, on a cluster of 1 and of 2 CPUs and by the local runner in one process, all after a
+        first clip that pays for imports. The difference is what further clips cost, without the start of a run (an
+        actor loads its models): CPU seconds of all processes (orchestration is what exceeds 1) and wall seconds
 """
 
 import argparse
@@ -39,40 +41,36 @@ def videos(folder: Path, count: int, size: tuple[int, int, int]) -> Path:
     return unroll_inputs.write_input(folder, count)
 
 
-def local(source: Path, output: Path, size: tuple[int, int, int]) -> dict[str, float]:
-    """One run in a fresh process after a first clip: CPU and wall seconds, peak memory of the process."""
+def local(sources: list[Path], output: Path, size: tuple[int, int, int]) -> list[dict[str, float]]:
+    """Runs one after the other in a fresh process: CPU and wall seconds of each, peak memory of the process so far."""
     code = (
         "import json, resource, sys, time\n"
         "from engine.config import load\nfrom engine.run.drive import drive\n"
-        "split = sys.argv.index('then')\n"
-        "assert drive(load(sys.argv[1:split])) == 0\n"
         "def cpu():\n"
         "    child = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
         "    return time.process_time() + child.ru_utime + child.ru_stime\n"
-        "wall, used = time.perf_counter(), cpu()\n"
-        "assert drive(load(sys.argv[split + 1:])) == 0\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "print(json.dumps({'wall': time.perf_counter() - wall, 'cpu': cpu() - used, 'peak': peak}))\n"
+        "found = []\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    wall, used = time.perf_counter(), cpu()\n"
+        "    assert drive(load(words)) == 0\n"
+        "    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "    found.append({'wall': time.perf_counter() - wall, 'cpu': cpu() - used, 'peak': peak})\n"
+        "print(json.dumps(found))\n"
     )
-    warm = words(source / "v000.mp4", output.with_name(f"{output.name}-warm"), size)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *warm, "then", *words(source, output, size)], capture_output=True, text=True
-    )
+    runs = [words(source, output.with_name(f"{output.name}-{i}"), size) for i, source in enumerate(sources)]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(runs)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def on_ray(source: Path, output: Path, size: tuple[int, int, int], cpus: int) -> dict[str, float]:
-    """The run on a cluster that is already up and has done one clip: CPU seconds of all processes, wall seconds."""
+def on_ray(sources: list[Path], output: Path, size: tuple[int, int, int], cpus: int) -> list[dict[str, float]]:
+    """Runs one after the other on one cluster: CPU seconds of all its processes, wall seconds."""
     from engine.run.ray import prepare_local
 
     prepare_local()
     import psutil
     import ray
-
-    start = time.perf_counter()
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
 
     def used() -> dict[int, float]:
         found = {}
@@ -82,15 +80,17 @@ def on_ray(source: Path, output: Path, size: tuple[int, int, int], cpus: int) ->
                 found[process.pid] = times.user + times.system
         return found
 
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    runs = []
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warm = words(source / "v000.mp4", output.with_name(f"{output.name}-warm"), size)
-            assert drive(load([*warm, "runner=ray"])) == 0
+        for i, source in enumerate(sources):
             started, before = time.perf_counter(), used()
-            assert drive(load([*words(source, output, size), "runner=ray"])) == 0
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                there = output.with_name(f"{output.name}-{i}")
+                assert drive(load([*words(source, there, size), "runner=ray"])) == 0
             wall, after = time.perf_counter() - started, used()
-            cpu = sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
-            return {"start": started - start, "wall": wall, "cpu": cpu}
+            runs.append({"wall": wall, "cpu": sum(s - before.get(pid, 0.0) for pid, s in after.items())})
+        return runs
     finally:
         ray.shutdown()
 
@@ -102,7 +102,7 @@ def bench_growth(root: Path, most: int) -> None:
     found: dict[int, dict[str, float]] = {}
     for count in counts:
         source = videos(root / f"in{count}", count, TINY)
-        f = found[count] = local(source, root / f"out{count}", TINY)
+        f = found[count] = local([source / "v000.mp4", source], root / f"out{count}", TINY)[1]
         print(f"{count:>6} {f['cpu']:>8.2f} {f['cpu'] / count:>11.3f} {f['wall']:>8.2f} {f['peak']:>9.0f}", flush=True)
     if len(counts) > 2:
         a, b, c = counts[-3:]
@@ -111,19 +111,26 @@ def bench_growth(root: Path, most: int) -> None:
         print(f"peak memory of {c} clips beside {a}: {found[c]['peak'] / found[a]['peak']:.2f}x")
 
 
-def bench_ray(root: Path, clips: int, size: tuple[int, int, int]) -> bool:
+def bench_ray(root: Path, few: int, clips: int, size: tuple[int, int, int]) -> bool:
     """False when the bytes differ."""
-    print(f"ray: {clips} clips of {size[0]} x {size[1]} x {size[2]}, precomputed perception, threads=1")
-    source = videos(root / "clips", clips, size)
-    alone = local(source, root / "alone", size)
-    print(f"local: {alone['cpu']:.1f} s CPU, {alone['wall']:.1f} s wall", flush=True)
+    print(f"ray: {few} and {clips} clips of {size[0]} x {size[1]} x {size[2]}, precomputed perception, threads=1")
+    sources = [videos(root / f"clips{count}", count, size) for count in (1, few, clips)]
+
+    def further(runs: list[dict[str, float]], what: str) -> float:
+        return (runs[2][what] - runs[1][what]) / (clips - few)
+
+    alone = local(sources, root / "alone", size)
+    base = {what: further(alone, what) for what in ("cpu", "wall")}
+    print(f"local: {alone[2]['cpu']:.1f} s CPU, {alone[2]['wall']:.1f} s wall", end="; ")
+    print(f"per further clip {base['cpu']:.2f} s CPU, {base['wall']:.2f} s wall", flush=True)
     same = True
     for cpus in (1, 2):
-        f = on_ray(source, root / f"ray{cpus}", size, cpus)
-        same &= unroll_inputs.shards_of(root / f"ray{cpus}") == unroll_inputs.shards_of(root / "alone")
+        runs = on_ray(sources, root / f"ray{cpus}", size, cpus)
+        same &= unroll_inputs.shards_of(root / f"ray{cpus}-2") == unroll_inputs.shards_of(root / "alone-2")
+        cpu, wall = further(runs, "cpu"), further(runs, "wall")
         print(
-            f"ray, {cpus} CPU: {f['cpu']:.1f} s CPU = {f['cpu'] / alone['cpu']:.3f}x of local, {f['wall']:.1f} s wall, "
-            f"{alone['wall'] / f['wall']:.2f}x as fast; start-up and first clip {f['start']:.1f} s",
+            f"ray, {cpus} CPU: {runs[2]['cpu']:.1f} s CPU, {runs[2]['wall']:.1f} s wall; per further clip "
+            f"{cpu:.2f} s CPU = {cpu / base['cpu']:.3f}x, {wall:.2f} s wall = {base['wall'] / wall:.2f}x as fast",
             flush=True,
         )
     print(f"equal bytes: {same}")
@@ -132,6 +139,7 @@ def bench_ray(root: Path, clips: int, size: tuple[int, int, int]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--few", type=int, default=4)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--height", type=int, default=240)
     parser.add_argument("--width", type=int, default=416)
@@ -141,7 +149,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench_growth(Path(folder), args.growth)
-        same = args.no_ray or bench_ray(Path(folder), args.clips, (args.frames, args.height, args.width))
+        same = args.no_ray or bench_ray(Path(folder), args.few, args.clips, (args.frames, args.height, args.width))
     return 0 if same else 1
 
 

@@ -200,3 +200,9 @@ def test_export_and_contact_sheet(right, tmp_path, capsys):
     assert (tmp_path / "sheets" / f"{unit(2).key}.png").exists()
     assert main(["export", str(right), "000000000002-0001", str(tmp_path)]) == 1
     assert "nearest: 000000000002-0000" in capsys.readouterr().err
+
+
+def test_gc_where_no_run_is_says_so_and_makes_nothing(tmp_path, capsys):
+    assert main(["gc", str(tmp_path / "nowhere")]) == 1
+    assert "no output of a run here" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
