@@ -21,7 +21,7 @@ from engine.geometry.tracks import PointTracks
 from engine.types import CameraKind
 
 LOCAL = 8  # keyframes of a local bundle adjustment while the map grows
-LINK = 6  # explained tracks that tie a carried keyframe to its neighbour: five fix a relative pose (Nister 2004)
+LINK = 6  # explained tracks that tie a carried keyframe to those before it: twice the three points that fix a pose
 
 
 @dataclass(frozen=True)
@@ -282,6 +282,20 @@ def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
     )
 
 
+def _cut_off(close: np.ndarray, weak: dict[int, int]) -> float:
+    """Share of the keyframes that lie beyond a carried one which the tracks do not tie to what came before: their place
+    is a guess. close bool [M,F]: where a track is seen and explained; weak: carried keyframe -> its neighbour.
+
+    A tie is a track that the neighbour and the keyframe beyond it fixed (two sightings place a point
+    whatever the pose of the second is, so two alone tie nothing)."""
+    lost, count = 0, close.shape[1]
+    for k, near in weak.items():
+        far = 2 * near - k
+        if 0 <= far < count and (close[:, k] & close[:, near] & close[:, far]).sum() < LINK:
+            lost = max(lost, count - k if k > near else k + 1)
+    return lost / count
+
+
 def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: dict[int, int]) -> Reconstruction:
     """All frames from the keyframes, the scale normalised, everything measured."""
     bundle = solution.bundle
@@ -295,8 +309,7 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: dict[in
     c2w = interpolate_poses(np.arange(count, dtype=float), keys.astype(float), bundle.c2w)
     c2w = refine_poses(uv, points, c2w, K, np.setdiff1d(np.arange(count), keys))
     errors = reprojection_errors(uv, points, c2w, K)
-    close = errors < 2
-    loose = [k for k, near in weak.items() if (close[:, keys[k]] & close[:, keys[near]]).sum() < LINK]
+    lost = _cut_off(errors[:, keys] < 2, weak)
     wild = np.nanmedian(np.minimum(errors[rows], 1e3), axis=1) > 4
     points[rows[wild]], log_sigma[rows[wild]] = np.nan, np.inf
     seen = np.isfinite(uv[:, 0, 0]) & np.isfinite(points[:, 0])
@@ -311,7 +324,7 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: dict[in
         K=np.repeat(K[None], count, 0),
         points=transform(world, points) / unit,
         log_sigma=log_sigma,
-        kind="failed" if len(loose) > 0.25 * len(keys) or np.median(inliers) < 0.3 else "general",
+        kind="failed" if lost > 0.25 or np.median(inliers) < 0.3 else "general",
         inliers=inliers,
         reprojection=median_of(errors),
         quality={
