@@ -24,12 +24,19 @@ def generator() -> WorldGenerator:
     return WorldGenerator(WAN, SawgOptions(), WsaOptions(enabled=True))
 
 
+@pytest.fixture
+def attention_restored():
+    """diffusers keeps the last backend that was set for the whole process."""
+    yield
+    set_attention(generator(), "native")
+
+
 @pytest.mark.parametrize(
     ("capability", "chosen"),
     [(None, "native"), ((8, 0), "native"), ((8, 9), "native"), ((9, 0), "_native_cudnn"), ((10, 0), "_native_cudnn")],
     ids=["cpu", "A100", "L40S", "H100", "B200"],
 )
-def test_attention_follows_what_the_device_can(monkeypatch, capability, chosen):
+def test_attention_follows_what_the_device_can(monkeypatch, attention_restored, capability, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     model = generator()
