@@ -21,7 +21,7 @@ def test_a_page_names_only_what_exists(page):
     text = page.read_text()
     paths = {p.split("::")[0] for p in re.findall(r"[`\s(]([\w.-]+(?:/[\w.*-]+)+/?)", text) if p.split("/")[0] in TOP}
     links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)} - {""}
-    modules = {m.rstrip(".") for m in re.findall(r"-m ((?:engine|shards|trainer)[\w.]*)", text)}
+    MODS
     missing = [p for p in paths if not exists(ROOT / p)]
     missing += [link for link in links if not exists(page.parent / link)]
     missing += [m for m in modules if not exists(ROOT / f"{m.replace('.', '/')}.py") and not _package(m)]
