@@ -21,11 +21,12 @@ def test_a_page_names_only_what_exists(page):
     text = page.read_text()
     paths = {p.split("::")[0] for p in re.findall(r"[`\s(]([\w.-]+(?:/[\w.*-]+)+/?)", text) if p.split("/")[0] in TOP}
     links = {link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)} - {""}
-    MODS
+    modules = {m.rstrip(".") for m in re.findall(r"-m ((?:engine|shards|trainer)[\w.]*)(?![\w.<])", text)}
     missing = [p for p in paths if not exists(ROOT / p)]
     missing += [link for link in links if not exists(page.parent / link)]
     missing += [m for m in modules if not exists(ROOT / f"{m.replace('.', '/')}.py") and not _package(m)]
-    missing += [f"make {t}" for t in re.findall(r"(?:^|[`\s])make ([a-z][a-z-]*)(?![\w-])", _code(text)) if t not in TARGETS]
+    targets = re.findall(r"(?:^|[`\s])make ([a-z][a-z-]*)(?![\w-])", _code(text))
+    missing += [f"make {t}" for t in targets if t not in TARGETS]
     assert not missing
 
 
