@@ -1,5 +1,7 @@
 """Monocular World-State Unrolling: the way of one clip through the engine, top to bottom."""
 
+from dataclasses import fields
+
 from engine.perception import Models
 from engine.stages.background import build_backgrounds
 from engine.stages.camera import solve_camera
@@ -7,7 +9,7 @@ from engine.stages.gates import judge
 from engine.stages.identity import pick_identities
 from engine.stages.options import StageOptions
 from engine.stages.quality import measure_quality
-from engine.stages.render import render_condition
+from engine.stages.render import RenderOptions, render_condition
 from engine.stages.scene import fuse_scene
 from engine.stages.subjects import unroll_subjects
 from engine.stopwatch import Stopwatch
@@ -55,5 +57,5 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         quality=quality,
         verdict=judgement.verdict,
         reasons=judgement.reasons,
-        render={name: value for name, value in vars(options.render).items() if name != "threads"},
+        render={f.name: getattr(options.render, f.name) for f in fields(RenderOptions) if f.name != "threads"},
     )
