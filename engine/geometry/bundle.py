@@ -158,7 +158,8 @@ def _adjust(bundle, observations, K, prior, noise, iterations, tolerance) -> Sol
         if gain < tolerance:
             converged = True
             break
-    sigma = np.sqrt(np.linalg.inv(V + 1e-9 * np.eye(3))[:, 2, 2])
+    V = V + 1e-9 * np.eye(3)  # a point that no camera has before it any more knows nothing
+    sigma = np.sqrt(np.linalg.inv(V)[:, 2, 2])
     focal_sigma = 0.0
     if free[-1]:
         S = _schur(H, W, V, free, 1e-9)
