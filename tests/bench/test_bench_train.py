@@ -42,6 +42,7 @@ def test_layers_shrink_until_they_fit(monkeypatch):
     assert tried == [5, 4, 3, 5, 4, 3]
 
 
+@pytest.mark.slow
 def test_as_many_14b_blocks_as_the_arithmetic_allows():
     """16 bytes a parameter (351 M a block) beside the activations of 34,320 tokens."""
     assert 5 <= bench_train.layers_that_fit(1, 80.0) <= 9
