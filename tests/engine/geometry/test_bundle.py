@@ -148,3 +148,17 @@ def test_the_velocity_prior_holds_a_camera_that_sees_nothing():
     start[4, :3, 3] += 0.3
     found = ba.adjust(replace(truth, c2w=start), nothing, K, prior, iterations=200, tolerance=1e-13).bundle
     np.testing.assert_allclose(found.c2w[:, :3, 3], truth.c2w[:, :3, 3], atol=1e-4)
+
+
+def test_points_behind_every_camera_have_no_certainty_and_stop_nothing():
+    """The cameras that saw them have passed them: their blocks of the normal equations are empty."""
+    X = np.random.default_rng(0).uniform([-1, -1, 4], [1, 1, 8], (30, 3))
+    c2w = np.repeat(np.eye(4)[None], 2, 0)
+    c2w[1, 2, 3] = 50.0
+    bundle = ba.Bundle(c2w, np.zeros(2), np.zeros(30, int), X[:, :2] / X[:, 2:], np.log(X[:, 2]))
+    sightings = ba.Observations(np.ones(30, int), np.arange(30), np.full((30, 2), 100.0), np.zeros(30))
+    prior = ba.Prior(np.arange(2.0), np.full(2, np.inf), focal_sigma=0.1)
+    lens = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    found = ba.adjust(bundle, sightings, lens, prior, iterations=3)
+    assert found.log_depth_sigma.min() > 1e3
+    assert np.isfinite(found.bundle.c2w).all()
