@@ -1,14 +1,13 @@
 """The manifest: one row per sample (parquet, for filters) and a small json, both rebuilt from the commit records."""
 
-import io
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shards import parquet
 from shards.records import commit_numbers, read_commits
 from shards.schema import QUALITY
 from shards.store import Store
@@ -95,11 +94,9 @@ def flat(sample: dict, shard: str) -> dict:
 
 def build(store: Store) -> tuple[bytes, dict]:
     """(manifest parquet, summary) of the commits. Equal commits give equal bytes."""
-    sink, shards = io.BytesIO(), list[dict]()
-    with pq.ParquetWriter(sink, COLUMNS, compression="zstd") as writer:
-        for table in _tables(store, shards):
-            writer.write_table(table)
-    return sink.getvalue(), _summary(shards)
+    shards: list[dict] = []
+    manifest = parquet.write(_tables(store, shards), COLUMNS)
+    return manifest, _summary(shards)
 
 
 def rebuild(store: Store) -> dict:
@@ -114,7 +111,7 @@ def load(store: Store) -> tuple[pa.Table, dict]:
     """(manifest, summary). A stored index that is missing, damaged or behind the commits is made anew in memory."""
     try:
         summary = json.loads(store.read(SUMMARY))
-        table = pq.read_table(io.BytesIO(store.read(MANIFEST)))
+        table = parquet.read(store.read(MANIFEST))
         if [s["number"] for s in summary["shards"]] == commit_numbers(store) and len(table) == summary["samples"]:
             return table, summary
     except (FileNotFoundError, ValueError, KeyError, TypeError, pa.ArrowException):

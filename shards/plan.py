@@ -3,14 +3,12 @@
 A shard never crosses a generation, so its bytes do not depend on when later videos arrived.
 """
 
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards import schema
+from shards import parquet, schema
 from shards.store import StorageError, Store
 
 COLUMNS = pa.schema(
@@ -68,7 +66,7 @@ class Plan:
                 f"{store.url}/_plan: expected generations g0000 to g{len(names) - 1:04d} without gaps, found {names}; "
                 "restore the missing file from a backup or start a new output"
             )
-        self.generations: list[pa.Table] = [pq.read_table(io.BytesIO(store.read(name))) for name in names]
+        self.generations: list[pa.Table] = [parquet.read(store.read(name)) for name in names]
         self._idents = [self._names(table) for table in self.generations]
 
     def __len__(self) -> int:
@@ -128,10 +126,8 @@ class Plan:
 
     def _append(self, units: list[Unit]) -> None:
         table = pa.table({name: [getattr(unit, name) for unit in units] for name in COLUMNS.names}, schema=COLUMNS)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
         path = _path(len(self.generations))
-        if not self.store.put_new(path, sink.getvalue()):
+        if not self.store.put_new(path, parquet.write([table], COLUMNS)):
             raise StorageError(f"{self.store.url}/{path}: another driver planned at the same time; start again")
         self.generations.append(table)
         self._idents.append(self._names(table))

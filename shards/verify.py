@@ -5,16 +5,14 @@ left beside it; a note is something unfinished. Nothing is changed. Latent shard
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shards import index
+from shards import index, parquet
 from shards.check import check_sample
 from shards.check_latents import MEMBER as LATENTS
 from shards.check_latents import check_latents
@@ -172,8 +170,8 @@ def _index(store: Store, report: Report) -> None:
         try:
             if json.loads(store.read(index.SUMMARY)) != summary:
                 report.problem(index.SUMMARY, f"does not follow from the commits; {advice}")
-            stored = pq.read_table(io.BytesIO(store.read(index.MANIFEST)))
-            if not stored.equals(pq.read_table(io.BytesIO(fresh))):
+            stored = parquet.read(store.read(index.MANIFEST))
+            if not stored.equals(parquet.read(fresh)):
                 report.problem(index.MANIFEST, f"does not follow from the commits; {advice}")
         except FileNotFoundError as error:
             if summary["shards"]:

@@ -50,6 +50,12 @@ def test_a_library_is_imported_only_by_its_owner(library):
     assert not strangers
 
 
+def test_parquet_is_read_in_one_place():
+    """Elsewhere it would be read through a file object, which now and then aborts the interpreter at its end."""
+    readers = {f for f in SOURCES if "pyarrow.parquet" in (ROOT / f).read_text()}
+    assert readers == {"shards/parquet.py"}
+
+
 def test_no_other_top_level_package():
     found = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert found == set(PACKAGES)
