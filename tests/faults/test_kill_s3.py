@@ -36,13 +36,19 @@ class Killer:
 def run_and_die(s3, killer: Killer, target, *args) -> int:  # noqa: F811
     """Exit code of the killed child."""
     s3.plan = lambda *request: None
-    child = processes.Process(target=target, args=args)
+    child = processes.Process(target=_here, args=(dict(os.environ), target, *args))
     child.start()
     killer.pid = child.pid
     s3.plan = killer
     child.join(timeout=120)
     s3.plan = lambda *request: None
     return child.exitcode
+
+
+def _here(environment: dict[str, str], target, *args) -> None:
+    """Run in this environment: the fork server may be older than the store of this module."""
+    os.environ.update(environment)
+    target(*args)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

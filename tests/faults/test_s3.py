@@ -4,6 +4,7 @@ import random
 import uuid
 
 import pytest
+import s3fs
 from faulty_s3 import FAULTS, FaultyS3, serve
 from shard_samples import tiny, unit
 
@@ -26,6 +27,7 @@ def s3():
         }.items():  # fmt: skip
             patch.setenv(name, value)
         patch.setattr(store_module, "BACKOFF_S", 0.01)
+        s3fs.S3FileSystem.clear_instance_cache()  # one of another module's server
         yield app
         patch.undo()
 
