@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+import s3fs
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -88,3 +90,13 @@ def _reset(environ):
 def _half(environ, body: bytes):
     yield body[: len(body) // 2]
     environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+
+
+def point_at(url: str, patch: pytest.MonkeyPatch) -> None:
+    """Let everything in this process and its children take the server at `url` for S3."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        patch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # fsspec keeps those of another module's server

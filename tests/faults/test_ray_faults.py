@@ -19,7 +19,7 @@ import poison
 import psutil
 import pytest
 import unroll_inputs
-from faulty_s3 import FaultyS3, serve
+from faulty_s3 import FaultyS3, point_at, serve
 from unroll_inputs import WORDS, run_on_ray, shards_of, start, unroll, worker_environment, write_input
 from video_files import numbered, write_audio, write_video
 
@@ -58,11 +58,7 @@ def bucket(monkeypatch) -> Iterator[tuple[Store, FaultyS3]]:
     """(an empty bucket, the server that has it)."""
     app = FaultyS3()
     with serve(app) as url:
-        for name, value in {
-            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
+        point_at(url, monkeypatch)
         name = f"bucket-{uuid.uuid4().hex[:12]}"
         store = open_store(f"s3://{name}")
         store.fs.mkdir(name)

@@ -4,8 +4,7 @@ import random
 import uuid
 
 import pytest
-import s3fs
-from faulty_s3 import FAULTS, FaultyS3, serve
+from faulty_s3 import FAULTS, FaultyS3, point_at, serve
 from shard_samples import tiny, unit
 
 from shards import store as store_module
@@ -21,13 +20,8 @@ def s3():
     app = FaultyS3()
     with serve(app) as url:
         patch = pytest.MonkeyPatch()
-        for name, value in {
-            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():  # fmt: skip
-            patch.setenv(name, value)
+        point_at(url, patch)
         patch.setattr(store_module, "BACKOFF_S", 0.01)
-        s3fs.S3FileSystem.clear_instance_cache()  # one of another module's server
         yield app
         patch.undo()
 
