@@ -2,7 +2,7 @@
 
 On one thread, and never through a Python file object: the scanner behind `pyarrow.parquet.read_table` leaves threads
 that still hold the file when the interpreter ends, and now and then end it with an abort or a hang
-(https://github.com/apache/arrow/issues/34314, 33975 and 50482; about one of twelve runs of `python -m shards verify`).
+(https://github.com/apache/arrow/issues/34314, 33975 and 50482; six of 84 runs of `python -m shards verify`).
 """
 
 import io
