@@ -1,5 +1,6 @@
 """Where videos come from: listing a file, a folder or any fsspec URL, local copies, content hashes, sidecars."""
 
+import errno
 import hashlib
 import json
 import os
@@ -126,8 +127,10 @@ def _local_source(path: Path) -> Source | None:
     """A file, with a link's target's size and time; None when absent, size -1 when it is no regular file."""
     try:
         status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
     size = status.st_size if stat.S_ISREG(status.st_mode) else -1
     return Source(str(path), size, f"{status.st_mtime:.6f}")
 

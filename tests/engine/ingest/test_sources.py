@@ -28,14 +28,15 @@ def test_links_to_files_and_folders_are_followed(tmp_path):
     (here / "folder2").mkdir()
     (here / "folder2" / "back").symlink_to(here)  # a loop
     (here / "gone.mp4").symlink_to(away / "nowhere.mp4")
+    (here / "self.mp4").symlink_to(here / "self.mp4")
     os.mkfifo(here / "pipe.mp4")
-    assert names(here) == ["folder/b.mov", "gone.mp4", "link.mp4"]
+    assert names(here) == ["folder/b.mov", "gone.mp4", "link.mp4", "self.mp4"]
     linked = list_sources(str(here))[2]
     assert (linked.size, linked) == (4, current(linked.uri))
     (away / "a.mp4").write_bytes(b"another")
     assert current(linked.uri) != linked  # the target's change is seen through the link
     (tmp_path / "door").symlink_to(here)
-    assert len(list_sources(str(tmp_path / "door"))) == 3
+    assert len(list_sources(str(tmp_path / "door"))) == 4
     with pytest.raises(IngestError) as gone:
         current(str(here / "gone.mp4"))
     assert gone.value.reason is Reason.VANISHED
