@@ -19,6 +19,27 @@ def check_sample(members: Mapping[str, bytes], key: str | None = None) -> list[s
     return list(_violations(members, key))
 
 
+def read_meta(members: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[str]]:
+    """meta.json as an object; None and what is wrong with it otherwise (nothing where it is missing)."""
+    if "meta.json" not in members:
+        return None, []
+    try:
+        meta = codec.decode("meta.json", members["meta.json"])
+    except ValueError as error:
+        return None, [str(error)]
+    if not isinstance(meta, dict):
+        return None, [f"meta.json: expected an object, found {type(meta).__name__}"]
+    return meta, []
+
+
+def filed_right(meta: Mapping[str, Any], key: str | None) -> Iterator[str]:
+    """Is it of this schema, and the sample that it is filed as?"""
+    if meta.get("schema_version") != schema.SCHEMA_VERSION:
+        yield f"meta.json: schema_version is {meta.get('schema_version')}, expected {schema.SCHEMA_VERSION}"
+    if key is not None and meta.get("key") != key:
+        yield f"meta.json: key is {meta.get('key')!r}, but the sample is filed under {key!r}"
+
+
 def _violations(members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
     for member in schema.MEMBERS:
         if member.required and member.name not in members:
@@ -26,16 +47,12 @@ def _violations(members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
     for name in sorted(members):
         if schema.member(name) is None:
             yield f"{name}: unknown member"
-    if "meta.json" not in members:
+    meta, problems = read_meta(members)
+    yield from problems
+    if meta is None:
         return
-    try:
-        meta = codec.decode("meta.json", members["meta.json"])
-    except ValueError as error:
-        yield str(error)
-        return
-    broken = list(_meta(meta, members, key))
-    yield from broken
-    if not isinstance(meta, dict) or any(not isinstance(meta.get(f), int) for f in ("frames", "height", "width")):
+    yield from _meta(meta, members, key)
+    if any(not isinstance(meta.get(f), int) for f in ("frames", "height", "width")):
         return  # nothing else can be judged without T, H, W
     subjects = meta.get("subjects")
     size = {"T": meta["frames"], "H": meta["height"], "W": meta["width"]}
@@ -49,10 +66,7 @@ def _violations(members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
                 yield str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
 
 
-def _meta(meta: Any, members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
-    if not isinstance(meta, dict):
-        yield f"meta.json: expected an object, found {type(meta).__name__}"
-        return
+def _meta(meta: dict[str, Any], members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
     for name, rule in schema.META.items():
         if name not in meta:
             if rule.required:
@@ -61,12 +75,9 @@ def _meta(meta: Any, members: Mapping[str, bytes], key: str | None) -> Iterator[
             yield f"meta.json: {name} has type {type(meta[name]).__name__}; it is {rule.doc}"
     for name in sorted(meta.keys() - schema.META.keys()):
         yield f"meta.json: unknown field {name}"
-    if meta.get("schema_version") != schema.SCHEMA_VERSION:
-        yield f"meta.json: schema_version is {meta.get('schema_version')}, expected {schema.SCHEMA_VERSION}"
+    yield from filed_right(meta, key)
     if not schema.KEY.match(str(meta.get("key"))):
         yield f"meta.json: key {meta.get('key')!r} is not of the form {schema.KEY.pattern}"
-    if key is not None and meta.get("key") != key:
-        yield f"meta.json: key is {meta.get('key')!r}, but the sample is filed under {key!r}"
     if meta.get("verdict") not in schema.VERDICTS:
         yield f"meta.json: verdict {meta.get('verdict')!r} is none of {schema.VERDICTS}"
     if meta.get("camera_kind") not in schema.CAMERA_KINDS:

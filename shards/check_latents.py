@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shards import codec, schema
+from shards.check import filed_right, read_meta
 
 MEMBER = "latents.safetensors"
 CONDITIONS = ("anchor_rgb", "anchor_depth", "holistic_rgb", "holistic_depth")
@@ -26,17 +26,11 @@ def _violations(members: Mapping[str, bytes], key: str | None) -> Iterator[str]:
             yield from (f"{MEMBER}: {text}" for text in _arrays(_header(members[MEMBER])))
         except ValueError as error:
             yield f"{MEMBER}: {error}"
-    if "meta.json" not in members:
+    meta, problems = read_meta(members)
+    yield from problems
+    if meta is None:
         return
-    try:
-        meta = codec.decode("meta.json", members["meta.json"])
-    except ValueError as error:
-        yield str(error)
-        return
-    if meta.get("schema_version") != schema.SCHEMA_VERSION:
-        yield f"meta.json: schema_version is {meta.get('schema_version')}, expected {schema.SCHEMA_VERSION}"
-    if key is not None and meta.get("key") != key:
-        yield f"meta.json: key is {meta.get('key')!r}, but the sample is filed under {key!r}"
+    yield from filed_right(meta, key)
     if not isinstance(meta.get("latents"), dict) or "encoders" not in meta["latents"]:
         yield "meta.json: latents.encoders is missing: which encoders made this is unknown"
 

@@ -119,6 +119,11 @@ def test_damage_and_strangers_are_named(right):
         assert any(violation.startswith(name) for violation in violations), (name, violations)
 
 
+@pytest.mark.parametrize(("data", "kind"), [(b"null", "NoneType"), (b"[]", "list"), (b"3", "int")])
+def test_a_meta_json_that_is_no_object_is_named(data, kind):
+    assert f"meta.json: expected an object, found {kind}" in check_sample(members(KEY) | {"meta.json": data}, KEY)
+
+
 def _equal(a, b) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)

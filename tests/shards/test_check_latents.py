@@ -41,6 +41,7 @@ def test_what_the_trainer_packs_is_right():
         (lambda s, c: s | {MEMBER: s[MEMBER][:-2]}, "the arrays end at byte"),
         (lambda s, c: s | {MEMBER: b"\xff" * 20}, "are no safetensors file"),
         (lambda s, c: {MEMBER: s[MEMBER]}, "meta.json: missing"),
+        (lambda s, c: s | {"meta.json": b"null"}, "meta.json: expected an object, found NoneType"),
         (lambda s, c: s | {"extra.txt": b""}, "extra.txt: unknown member"),
         (lambda s, c: again(c | {"text": c["text"].float()}), "text is F32, expected F16"),
         (lambda s, c: again(c | {"references": c["references"][:, :8]}), "references has shape"),
