@@ -20,7 +20,7 @@ from engine.perception.registry import PerceptionOptions, identify, used
 from engine.run.options import RunnerOptions
 from engine.stages.options import StageOptions
 from engine.stages.render import RenderOptions
-from shards.config import ConfigError, choices_of, compose, leaves, nearest
+from shards.config import choices_of, compose, leaves, must, nearest
 from shards.options import page_command
 from shards.run import ShardLimits
 
@@ -101,24 +101,24 @@ def load(arguments: list[str]) -> UnrollOptions:
 def check(options: UnrollOptions) -> None:
     """ConfigError for options that cannot be or contradict each other."""
     clip, size = options.clip, options.render.size
-    _must(bool(options.input), "input=... is missing: a video, a folder or a URL")
-    _must(
+    must(bool(options.input), "input=... is missing: a video, a folder or a URL")
+    must(
         clip.frames >= 5 and clip.frames % 4 == 1, f"clip.frames={clip.frames}: T = 1 + 4k was expected, like 49 or 81"
     )
-    _must(clip.min_frames >= 5, f"clip.min_frames={clip.min_frames}: at least 5 was expected")
-    _must(clip.stride >= 0, f"clip.stride={clip.stride}: 0 or a number of frames was expected")
-    _must(clip.fps > 0, f"clip.fps={clip.fps}: a positive rate was expected")
-    _must(clip.focal_px is None or clip.fov_deg is None, "clip.focal_px and clip.fov_deg say the same: give one")
+    must(clip.min_frames >= 5, f"clip.min_frames={clip.min_frames}: at least 5 was expected")
+    must(clip.stride >= 0, f"clip.stride={clip.stride}: 0 or a number of frames was expected")
+    must(clip.fps > 0, f"clip.fps={clip.fps}: a positive rate was expected")
+    must(clip.focal_px is None or clip.fov_deg is None, "clip.focal_px and clip.fov_deg say the same: give one")
     good = len(size) == 2 and all(s > 0 and s % 8 == 0 for s in size)
-    _must(good, f"render.size={size}: [height,width] in multiples of 8 was expected, like [480,832]")
-    _must(options.limit is None or options.limit >= 0, f"limit={options.limit}: a number of clips was expected")
-    _must(options.threads >= 1, f"threads={options.threads}: at least 1 was expected")
+    must(good, f"render.size={size}: [height,width] in multiples of 8 was expected, like [480,832]")
+    must(options.limit is None or options.limit >= 0, f"limit={options.limit}: a number of clips was expected")
+    must(options.threads >= 1, f"threads={options.threads}: at least 1 was expected")
     if options.retry not in ("", "failed"):
         from engine.ingest.reasons import Reason
 
         known = [r.code for r in Reason]
         for name in options.retry.split(","):
-            _must(name in known, f"retry={name}: failed or reasons among {', '.join(known)}{nearest(name, known)}")
+            must(name in known, f"retry={name}: failed or reasons among {', '.join(known)}{nearest(name, known)}")
 
 
 def fingerprint(options: UnrollOptions) -> dict[str, Any]:
@@ -146,11 +146,6 @@ def fingerprint_id(config: dict[str, Any]) -> str:
 def groups() -> dict[str, list[str]]:
     """Hydra groups of the unroll verb and their choices."""
     return choices_of(CONF, GROUPS)
-
-
-def _must(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 def _code() -> str:

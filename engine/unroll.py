@@ -6,8 +6,9 @@ Every key stands in docs/configuration.md. Exit codes: 0 all, 2 some quarantined
 
 import sys
 
-from engine.config import ConfigError, groups, load
+from engine.config import groups, load
 from engine.run.drive import CONFIGURATION, drive
+from shards.config import ConfigError
 
 
 def main(arguments: list[str]) -> int:

@@ -81,6 +81,12 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, dataclasses.Field, 
             yield name, field, value
 
 
+def must(condition: bool, message: str) -> None:
+    """ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint for the end of a refusal, or nothing."""
     near = difflib.get_close_matches(word, list(choices), 1, 0.5)

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from shards.config import ConfigError, compose
+from shards.config import compose, must
 from shards.options import option, options_tables, page_command
 from trainer.data import DataOptions
 from trainer.flow import FlowOptions
@@ -140,34 +140,29 @@ def load(verb: str, words: Sequence[str]) -> Any:
 def _check(options: Any) -> None:
     """ConfigError for options that cannot be or contradict each other."""
     clip, cell = options.data.clip, token_side(options.model)
-    _must(clip.frames % 4 == 1, f"data.clip.frames={clip.frames}: 1 + 4k was expected, like 49 or 81")
+    must(clip.frames % 4 == 1, f"data.clip.frames={clip.frames}: 1 + 4k was expected, like 49 or 81")
     for name, side in (("height", clip.height), ("width", clip.width)):
-        _must(side > 0 and side % cell == 0, f"data.clip.{name}={side}: a multiple of {cell} pixels was expected")
+        must(side > 0 and side % cell == 0, f"data.clip.{name}={side}: a multiple of {cell} pixels was expected")
     if isinstance(options, TrainOptions):
         loop, strategy = options.loop, options.parallel.strategy
-        _must(loop.batch > 0 and loop.accumulate > 0, "loop.batch and loop.accumulate start at 1")
-        _must(all(0 < s <= 1 for s in loop.sigmas), f"loop.sigmas={loop.sigmas}: noise levels in (0, 1] were expected")
-        _must(
+        must(loop.batch > 0 and loop.accumulate > 0, "loop.batch and loop.accumulate start at 1")
+        must(all(0 < s <= 1 for s in loop.sigmas), f"loop.sigmas={loop.sigmas}: noise levels in (0, 1] were expected")
+        must(
             not (strategy.startswith("deepspeed") and loop.ema),
             f"loop.ema={loop.ema}: DeepSpeed owns the weights, so there is no average; set loop.ema=0",
         )
-        _must(
+        must(
             not loop.wandb or importlib.util.find_spec("wandb") is not None,
             f"loop.wandb={loop.wandb}: the wandb package is not installed; pip install wandb",
         )
     if isinstance(options, PlanRunOptions):
-        _must(len(options.plan.ranks) == len(options.plan.gib), "plan.gib: one for each of plan.ranks was expected")
+        must(len(options.plan.ranks) == len(options.plan.gib), "plan.gib: one for each of plan.ranks was expected")
 
 
 def token_side(model: ModelOptions) -> int:
     """Pixels of a token's side: the autoencoder's stride times the patch."""
     stride = 8 if model.encoders.video == "wan" else model.encoders.patch  # Wan2.1's VAE: 8 x 8 pixels
     return stride * max(model.wan.patch_size[1:])
-
-
-def _must(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 def page() -> str:

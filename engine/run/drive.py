@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
-from engine.config import ConfigError, UnrollOptions, fingerprint, fingerprint_id
+from engine.config import UnrollOptions, fingerprint, fingerprint_id
 from engine.ingest.reasons import IngestError
 from engine.ingest.sources import Source, list_sources
 from engine.perception.weights import WeightsError
@@ -17,6 +17,7 @@ from engine.run.plan import Surveyor, extend_plan, parse, units_of
 from engine.run.progress import Events, Progress, read_events
 from engine.run.ray import ClusterLost, run_ray
 from engine.run.work import Failure, Outcome, SetupError, settle
+from shards.config import ConfigError
 from shards.lease import LeaseHeld, LeaseLost
 from shards.plan import Plan
 from shards.run import Run, RunMismatch, RunStatus, ShardLimits, Unit, status

@@ -20,7 +20,8 @@ import time
 from importlib import metadata
 from typing import Any
 
-from engine.config import ROOT, ConfigError, UnrollOptions, fingerprint, fingerprint_id, load
+from engine.config import ROOT, UnrollOptions, fingerprint, fingerprint_id, load
+from shards.config import ConfigError
 
 HANDED_ON = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE")
 # a job needs the three packages, conf/ and the installed version's metadata; Ray refuses uploads above 500 MiB

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine import config
-from engine.config import ConfigError, UnrollOptions, fingerprint, load
-from shards.config import leaves
+from engine.config import UnrollOptions, fingerprint, load
+from shards.config import ConfigError, leaves
 from shards.options import page_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from unroll_inputs import WORDS, unroll, write_input
 
-from engine.config import ConfigError, load
+from engine.config import load
 from engine.run import logs, submit
 from engine.run.drive import drive
+from shards.config import ConfigError
 from shards.run import status
 
 PLACES = ["input=s3://bucket/in", "output=s3://bucket/out"]
