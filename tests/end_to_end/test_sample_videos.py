@@ -1,30 +1,16 @@
 """The sample videos through the whole engine by its own command, checked against the worlds' exact truth."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 
 from shards.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, HEIGHT, WIDTH = 17, 128, 208
-
-
-def command(*words: object) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +23,7 @@ def samples(tmp_path_factory):
 def unrolled(samples, output, *words: str):
     size = (f"clip.frames={FRAMES}", f"clip.min_frames={FRAMES}", f"render.size=[{HEIGHT},{WIDTH}]")
     command("engine.unroll", f"input={samples}", f"output={output}", *size, *words)
-    report = json.loads(command("shards", "verify", output, "--json").stdout)
+    report = json.loads(command("shards", "verify", output, "--json"))
     assert not report["problems"]
     dataset = open_dataset(output)
     return {Path(sample["meta.json"]["source"]["uri"]).stem: sample for sample in map(dataset.__getitem__, dataset)}

@@ -2,14 +2,12 @@
 stage 2 on the pair, samples of both agents."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from safetensors.numpy import load_file
 
 from shards import codec
@@ -22,18 +20,6 @@ SMALL = [
     "data.clip.frames=9", "data.clip.height=32", "data.clip.width=48", "model.wan.num_layers=2",
     "model.wan.num_attention_heads=2", "model.wan.ffn_dim=256", "loop.sample_every=0", "loop.log_every=5",
 ]  # fmt: skip
-
-
-def command(*words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
 
 
 def logged(run: Path, name: str) -> list[float]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer_ranks import options, train_on_ranks
-from trainer_worlds import write_shards
 
 from shards import codec
 from trainer.data import HeldOutSet, chosen_pairs, split_units
@@ -25,11 +24,6 @@ SETTINGS = [
     "data.held_out=0.3", "loop.steps=2", "loop.evaluate_every=1", "loop.sigmas=[0.2,0.8]", "optimizer.lr=0",
     "optimizer.lr_new=0", "sample.steps=2",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("shards"), 3, pairs=True)
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,6 @@ FOUR = {  # on four ranks
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("shards"), 3, pairs=True)
-
-
-@pytest.fixture(scope="module")
 def alone(shards, tmp_path_factory):
     curve = train_alone(shards, tmp_path_factory.mktemp("alone"), *COMMON)
     assert len(curve) == 10

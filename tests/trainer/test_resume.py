@@ -12,17 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trainer_ranks import losses, options, train_alone, train_on_ranks
-from trainer_worlds import write_shards
 
 from shards.dataset import BadSample
 from shards.reader import StateMismatch
 from trainer.state import CheckpointFailed
 from trainer.train import NonFiniteLoss, Run, train
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("shards"), 3, pairs=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,24 +3,11 @@
 import time
 
 import pytest
-from unroll_inputs import shards_of, start, unroll, write_input
+from unroll_inputs import shards_of, start, unroll
 
 from shards.run import status
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_input(tmp_path_factory.mktemp("videos"), 5)
-
-
-@pytest.fixture(scope="module")
-def straight(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("straight") / "out"
-    done = unroll(source, out)
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 @pytest.mark.parametrize("sign", ["_plan/g0000.parquet", "_work/*.tar", "_commits/000000.json", "_commits/000001.json"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from unroll_inputs import shards_of, start, unroll, write_input
+from unroll_inputs import shards_of, start, unroll
 
 from engine.run.local import oom_kills
 from shards.run import failures, status
@@ -39,18 +39,6 @@ def memory_group():
             return
         except OSError:  # the killed process is still leaving it
             time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_input(tmp_path_factory.mktemp("videos"), 5)
-
-
-@pytest.fixture(scope="module")
-def straight(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("straight") / "out"
-    assert unroll(source, out).returncode == 0
-    return out
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,13 @@
 """The Ray runner: the same bytes as the local one, and no innocent clip is lost whatever dies."""
 
 import pytest
-from unroll_inputs import WORDS, run_on_ray, shards_of, write_input
+from unroll_inputs import WORDS, run_on_ray, shards_of
 
 from engine.config import load
 from engine.run.drive import drive
 from shards.run import failures, status
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # a cluster takes 10 to 20 s to start
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_input(tmp_path_factory.mktemp("videos"), 5)
-
-
-@pytest.fixture(scope="module")
-def straight(source, tmp_path_factory):
-    """What the local runner makes of the source."""
-    out = tmp_path_factory.mktemp("straight") / "out"
-    assert drive(load([f"input={source}", f"output={out}", *WORDS])) == 0
-    return out
 
 
 def test_equal_bytes_and_no_work_the_second_time(source, straight, tmp_path, capfd):
