@@ -35,7 +35,8 @@ class Reconstruction:
     kind         "static", "rotation", "zoom", "general" or "failed"; only "general" has translation and points
     inliers      float64 [T] share of each frame's tracks within 2 px of their projection
     reprojection float64 [T] median reprojection error, pixels
-    quality      focal_log_sigma, parallax_px (what rotation does not explain), reconstructed (share of the tracks)
+    quality      free_focal (pixels: what the tracks chose, though K may hold the prior's), its focal_log_sigma,
+                 parallax_px (what rotation does not explain), reconstructed (share of the tracks)
     """
 
     c2w: np.ndarray
@@ -91,6 +92,9 @@ def _travelling(
             held = _grown(uv, K, keys, start, 0.0, motion)
             if held is None or _clearly_better(found, held):
                 held = _grown(uv, found.K[0], keys, start, focal_sigma, motion)
+            else:  # the lens stays in doubt
+                free = {name: found.quality[name] for name in ("free_focal", "focal_log_sigma")}
+                held = replace(held, quality=held.quality | free)
             found = held or found
         if found is not None and (best is None or found.inliers.mean() > best.inliers.mean()):
             best = found
@@ -278,7 +282,12 @@ def _turning(uv: np.ndarray, K: np.ndarray, motion: Motion) -> Reconstruction:
         kind=motion.kind,
         inliers=share_within(errors, 2.0),
         reprojection=median_of(errors),
-        quality={"focal_log_sigma": float("inf"), "parallax_px": motion.rotation, "reconstructed": 0.0},
+        quality={
+            "free_focal": float(np.median(K_t[:, 0, 0])),
+            "focal_log_sigma": float("inf"),
+            "parallax_px": motion.rotation,
+            "reconstructed": 0.0,
+        },
     )
 
 
@@ -328,6 +337,7 @@ def _finish(uv, K, keys, solution: Solution, rows, motion: Motion, weak: dict[in
         inliers=inliers,
         reprojection=median_of(errors),
         quality={
+            "free_focal": float(K[0, 0]),
             "focal_log_sigma": solution.focal_log_sigma,
             "parallax_px": motion.rotation,
             "reconstructed": float(np.isfinite(points[:, 0]).mean()),

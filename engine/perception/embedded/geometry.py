@@ -79,11 +79,12 @@ class EmbeddedGeometry:
         prior_sigma = 0.0 if clip.K is not None else o.focal.prior_sigma
         points = track_points(clip.frames, ~tracks.dynamic, o.points)
         motion = solve_monocular(points, K, prior_sigma)
-        solved_sigma = motion.quality.get("focal_log_sigma", np.inf) if motion.kind == "general" else np.inf
+        free = motion.quality["free_focal"], motion.quality["focal_log_sigma"]
         motion = _believable(motion, points, K, clip.size[1], o.least_parallax)
         if clip.K is None and not np.allclose(motion.K[:, 0, 0], K[0, 0], rtol=1e-3):
             K_source = "estimated"
-        focal_log_sigma = focal_sigma(float(np.median(motion.K[:, 0, 0])), solved_sigma, K[0, 0], prior_sigma)
+        solved, solved_sigma = free if motion.kind == "general" else (float(np.median(motion.K[:, 0, 0])), np.inf)
+        focal_log_sigma = focal_sigma(solved, solved_sigma, K[0, 0], prior_sigma)
         K, c2w = motion.K, motion.c2w
         people = measure_people(self.net, clip.frames, tracks.labels, len(tracks.subjects), K, o.scale.stature)
         stereo = self._stereo(clip, tracks, motion)
