@@ -188,8 +188,9 @@ def test_torchdata_keeps_the_stream_by_itself(dataset):
     assert keys(itertools.islice(second, 3)) == expected[3:]
 
 
-def _train(output: str, state_file: str, die_at: int | None, start) -> None:
-    """A consumer that saves the state after each step and is killed in the middle of one."""
+def _train(output: str, state_file: str, die_at: int | None, told) -> None:
+    """A consumer that tells its samples to the pipe `told` (a queue would send them from a thread, too late for one
+    who dies), saves the state after each step and is killed in the middle of one."""
     loader = Loader(SampleStream(open_dataset(output), batch=2, members=["meta.json"]))
     if os.path.exists(state_file):
         with open(state_file) as file:
@@ -197,7 +198,7 @@ def _train(output: str, state_file: str, die_at: int | None, start) -> None:
     for step, batch in enumerate(loader):
         if step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        start.put([item["__key__"] for item in batch])
+        told.send([item["__key__"] for item in batch])
         with open(f"{state_file}.new", "w") as file:
             json.dump({"state": loader.state_dict()}, file)
         os.replace(f"{state_file}.new", state_file)
@@ -208,11 +209,12 @@ def _train(output: str, state_file: str, die_at: int | None, start) -> None:
 def test_killed_mid_epoch_it_goes_on_exactly(output, tmp_path):
     processes, seen = multiprocessing.get_context("forkserver"), []
     for die_at in (2, 1, None):
-        queue = processes.Queue()
-        child = processes.Process(target=_train, args=(str(output), str(tmp_path / "state"), die_at, queue))
+        listen, told = processes.Pipe(duplex=False)
+        child = processes.Process(target=_train, args=(str(output), str(tmp_path / "state"), die_at, told))
         child.start()
         for _ in range(4 if die_at is None else die_at):
-            seen += queue.get(timeout=60)
+            assert listen.poll(60)
+            seen += listen.recv()
         child.join(60)
         assert child.exitcode == (0 if die_at is None else -signal.SIGKILL)
     stream = SampleStream(open_dataset(output))
