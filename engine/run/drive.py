@@ -156,7 +156,8 @@ def _dry_run(options: UnrollOptions) -> int:
     sources = list_sources(options.input)
     store = open_store(options.output)
     now = status(store)
-    planned = {parse(unit).source.identity for unit in Plan(store).units()}
+    units = [unit for unit in Plan(store).units() if not unit.attempt]
+    planned = {source.identity: source.size for source in (parse(unit).source for unit in units)}
     new = [source for source in sources if source.identity not in planned]
     size = sum(source.size for source in new)
     print(f"{len(sources)} videos, {len(new)} not planned yet ({size / 1e9:.2f} GB)")
@@ -164,7 +165,11 @@ def _dry_run(options: UnrollOptions) -> int:
     whole = [event["seconds"] for event in read_events(store) if event["stage"] == "unit" and event["bytes"]]
     if whole:
         mean = sum(whole) / len(whole)
-        print(f"{mean:.1f} s per clip so far: about {mean * now.todo / 3600:.2f} worker hours for the planned clips")
+        further = size * len(units) / max(sum(planned.values()), 1)  # as many clips per byte as before
+        print(
+            f"{mean:.1f} s per clip so far: about {mean * (now.todo + further) / 3600:.2f} worker hours for "
+            f"{now.todo} planned clips and some {further:.0f} of the other videos"
+        )
     return DONE
 
 

@@ -3,8 +3,8 @@
     python tests/bench/bench_run.py [--growth 100] [--few 4] [--clips 16] [--height 240] [--width 416] [--frames 17]
         [--no-ray]
 
-growth  1, 10 and 100 tiny clips (9 x 64 x 112), perception read from files: CPU seconds per further clip, peak memory.
-        Linear = ratio 1
+growth  1, 4 and 16, then 1, 10 and 100 tiny clips (9 x 64 x 112), perception read from files: CPU seconds per further
+        clip, peak memory. Linear = ratio 1
 ray     --few clips, then --clips, on a cluster of 1 and of 2 CPUs and by the local runner in one process, all after a
         first run that pays for imports. The difference is what further clips cost, without the start of a run (an
         actor loads its models): CPU seconds of all processes (orchestration is what exceeds 1) and wall seconds
@@ -28,6 +28,7 @@ from engine.run.drive import drive
 
 WORDS = ["perception=precomputed", "threads=1", "report=false", "shots.enabled=false", "runner.isolate=false"]
 TINY = (9, 64, 112)
+SERIES = ((1, 4, 16), (1, 10, 100))
 
 
 def words(source: Path, output: Path, size: tuple[int, int, int]) -> list[str]:
@@ -96,19 +97,19 @@ def on_ray(sources: list[Path], output: Path, size: tuple[int, int, int], cpus: 
 
 
 def bench_growth(root: Path, most: int) -> None:
-    counts = [n for n in (1, 10, 100, 1000) if n <= most]
     print(f"growth: {TINY[0]} x {TINY[1]} x {TINY[2]}, precomputed perception, local runner, threads=1")
     print(f"{'clips':>6} {'cpu s':>8} {'cpu s/clip':>11} {'wall s':>8} {'peak MiB':>9}")
     found: dict[int, dict[str, float]] = {}
-    for count in counts:
+    for count in sorted({n for series in SERIES for n in series if n <= most}):
         source = videos(root / f"in{count}", count, TINY)
         f = found[count] = local([source / "v000.mp4", source], root / f"out{count}", TINY)[1]
         print(f"{count:>6} {f['cpu']:>8.2f} {f['cpu'] / count:>11.3f} {f['wall']:>8.2f} {f['peak']:>9.0f}", flush=True)
-    if len(counts) > 2:
-        a, b, c = counts[-3:]
+    for a, b, c in (series for series in SERIES if max(series) <= most):
         slopes = [(found[y]["cpu"] - found[x]["cpu"]) / (y - x) for x, y in ((a, b), (b, c))]
-        print(f"cpu seconds per further clip: {slopes[0]:.3f}, then {slopes[1]:.3f}: {slopes[1] / slopes[0]:.2f}x")
-        print(f"peak memory of {c} clips beside {a}: {found[c]['peak'] / found[a]['peak']:.2f}x")
+        print(
+            f"{a}, {b}, {c} clips: CPU seconds per further clip {slopes[0]:.3f}, then {slopes[1]:.3f} = "
+            f"{slopes[1] / slopes[0]:.2f}x; peak memory {found[c]['peak'] / found[a]['peak']:.2f}x"
+        )
 
 
 def bench_ray(root: Path, few: int, clips: int, size: tuple[int, int, int]) -> bool:

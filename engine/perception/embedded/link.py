@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -171,11 +172,24 @@ def look(lab: np.ndarray, mask: np.ndarray, body: Body, factor: int) -> np.ndarr
     axis = hips - shoulders
     along = ((np.stack([xs, ys], -1) + 0.5 - shoulders) @ axis) / max(float(axis @ axis), 1e-6)
     part = (along > 0).astype(int) + (along > 1)
-    L, a, b = lab[ys, xs].astype(int).T
-    bins = (L // 52) * 64 + np.clip((a - 88) // 10, 0, 7) * 8 + np.clip((b - 88) // 10, 0, 7)
+    bins = _bins(lab[ys, xs])
     out = np.stack([np.bincount(bins[part == k], minlength=320) for k in range(3)]).astype(np.float32)
     total = out.sum(1, keepdims=True)
     return np.where(total >= 6, out / np.maximum(total, 1), 0).astype(np.float32)
+
+
+def colours(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Colour histogram float32 [1,320] of the pixels of a frame uint8 [h,w,3] RGB under a mask, in the bins of `look`;
+    it sums to 1, or to 0 where too little is seen."""
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+    count = np.bincount(_bins(lab[mask]), minlength=320).astype(np.float32)[None]
+    return count / count.sum() if count.sum() >= 6 else np.zeros_like(count)
+
+
+def _bins(lab: np.ndarray) -> np.ndarray:
+    """int [n] bins of pixels uint8 [n,3]."""
+    L, a, b = lab.astype(int).T
+    return (L // 52) * 64 + np.clip((a - 88) // 10, 0, 7) * 8 + np.clip((b - 88) // 10, 0, 7)
 
 
 def hellinger(a: np.ndarray, b: np.ndarray) -> float:

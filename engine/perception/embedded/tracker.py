@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.options import option
 from engine.perception.embedded.body import measure_body
+from engine.perception.embedded.bridge import bridge_gaps
 from engine.perception.embedded.flow import neighbour_flow, shrink
 from engine.perception.embedded.focal import FocalOptions, prior_intrinsics
 from engine.perception.embedded.masks import paint_labels
@@ -27,6 +28,9 @@ class EmbeddedTrackerOptions:
     )
     focal: FocalOptions = option(FocalOptions(), "focal length where neither user nor metadata gives one")
     scale: ScaleOptions = option(ScaleOptions(), "metres from people")
+    gap_seconds: float = option(
+        0.25, "somebody lost for at most this long is carried over the gap by optical flow, seconds; 0 = never"
+    )
 
 
 class EmbeddedTracker:
@@ -48,6 +52,8 @@ class EmbeddedTracker:
         people, passing = finder.find()
         chosen = people[: self.options.people.max_subjects]
         labels, others = paint_labels([*people, *passing], clip.frames, len(chosen))
+        most = round(self.options.gap_seconds * clip.fps)
+        labels = bridge_gaps(labels, clip.frames, flows, most, self.options.people.link_appearance)
         labels, dynamic = find_moving(labels, others, gray, flows, self.options.moving)
         K, _ = prior_intrinsics(clip, self.options.focal)
         subjects = tuple(

@@ -231,7 +231,12 @@ def test_dry_run_says_what_there_is_to_do_and_writes_nothing(source, tmp_path, c
     assert run(source, out, "dry_run=true") == 0
     text = capsys.readouterr().out
     assert "0 not planned yet" in text
-    assert "s per clip so far" in text
+    assert "for 0 planned clips and some 0 of the other videos" in text
+    shutil.copytree(source, tmp_path / "more")
+    assert run(tmp_path / "more", out, "dry_run=true") == 0  # three other videos of the size of those planned
+    text = capsys.readouterr().out
+    assert "3 not planned yet" in text
+    assert "for 0 planned clips and some 3 of the other videos" in text
     assert sorted(out.rglob("*")) == before
 
 
