@@ -38,10 +38,18 @@ def test_a_gap_is_filled_where_the_subject_is(film):
     assert not lost[3:6].any()  # the argument stays as it was
 
 
-def test_a_longer_gap_and_the_ends_stay(film):
+def test_the_first_and_last_frames_are_filled(film):
     frames, exact, flows = film
     lost = exact.copy()
-    lost[3:6] = lost[0] = lost[8] = 0
+    lost[:2] = lost[7:] = 0
+    found = bridge_gaps(lost, frames, flows, 3, 0.45)
+    assert min(overlap(found[t] == 2, exact[t] == 2) for t in (0, 1, 7, 8)) > 0.7
+
+
+def test_a_longer_gap_stays(film):
+    frames, exact, flows = film
+    lost = exact.copy()
+    lost[3:6] = 0
     assert (bridge_gaps(lost, frames, flows, 2, 0.45) == lost).all()
     assert (bridge_gaps(lost, frames, flows, 0, 0.45) == lost).all()
 
