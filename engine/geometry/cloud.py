@@ -21,6 +21,7 @@ from engine.geometry.splat import NEAR, splat
 
 MAX_VOTES = 8.0  # a point seen eight times needs eight contradictions before it is replaced
 COARSEST = 1.5  # views up to this much coarser than the finest still tell a point's colour
+BEFORE = 0.8  # a point nearer than this share of a person's depth stands before the person; depth of people is rough
 FINER = 0.7  # a view this much finer than the point's own takes the point over (half its area)
 
 
@@ -38,11 +39,13 @@ class Fused:
 @dataclass(frozen=True)
 class Views:
     """The reconstruction that clouds are made from: frame t has depth[t] float32 [H,W] metres (0 = no value),
-    confidence[t] [H,W], static[t] bool [H,W], sky[t] bool [H,W], K float64 [T,3,3], c2w float64 [T,4,4]."""
+    confidence[t] [H,W], static[t] bool [H,W], subject[t] bool [H,W] (inside a person: seen through whatever would
+    stand before it), sky[t] bool [H,W], K float64 [T,3,3], c2w float64 [T,4,4]."""
 
     depth: np.ndarray
     confidence: np.ndarray
     static: np.ndarray
+    subject: np.ndarray
     sky: np.ndarray
     K: np.ndarray
     c2w: np.ndarray
@@ -248,7 +251,7 @@ def review(
     """Look at every point again from all frames: (keep bool [P], rgb uint8 [P,3]).
 
     A point is kept when at least as many frames confirm its depth (within `tolerance`, relative) as see through it,
-    sky included. Its colour is the channel-wise median, over the frames that confirm it from no further than
+    sky and people included. Its colour is the channel-wise median, over the frames that confirm it from no further than
     COARSEST times its finest view, of images uint8 [T,H,W,3] read bilinearly: passing shadows and reflections drop
     out, detail stays. The finest view itself always counts.
     """
@@ -258,14 +261,14 @@ def review(
     keep, rgb = np.empty(len(fused.xyz), bool), np.empty((len(fused.xyz), 3), np.uint8)
     scale = views.scale.astype(np.float64)
     _review(
-        fused.xyz, fused.frame, views.depth, views.static, views.sky, scale, frames, P, K[:, 0, 0], images, tolerance,
-        keep, rgb,
+        fused.xyz, fused.frame, views.depth, views.static, views.subject, views.sky, scale, frames, P, K[:, 0, 0],
+        images, tolerance, keep, rgb,
     )  # fmt: skip
     return keep, rgb
 
 
 @numba.njit(nogil=True, cache=True)
-def _review(xyz, source, depth, static, sky, scale, frames, P, focal, images, tolerance, keep, rgb):
+def _review(xyz, source, depth, static, subject, sky, scale, frames, P, focal, images, tolerance, keep, rgb):
     height, width = depth.shape[1:]
     count = len(frames)
     found = np.empty((3, count), np.float32)
@@ -293,6 +296,8 @@ def _review(xyz, source, depth, static, sky, scale, frames, P, focal, images, to
                 elif z < d * (1 + tolerance):
                     votes += 1
                     confirmed = True
+            elif subject[t, y, x] and z < BEFORE * depth[t, y, x] * scale[t]:
+                votes -= 1
             if confirmed:
                 footprint[samples] = z / focal[t]
                 finest = min(finest, footprint[samples])

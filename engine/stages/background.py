@@ -49,6 +49,7 @@ def build_backgrounds(
         depth=scene.depth,
         confidence=scene.confidence,
         static=_background(scene, dilation, options),
+        subject=_inside(scene.tracks.labels, options.rim),
         sky=scene.sky,
         K=camera.K,
         c2w=camera.c2w,
@@ -86,6 +87,12 @@ def _background(scene: Scene, dilation: float, options: BackgroundOptions) -> np
         rim &= scene.confidence[t] >= options.min_confidence
         static |= rim & beside_edge(scene.depth[t], options.rim, options.rim_tolerance)
     return out
+
+
+def _inside(labels: np.ndarray, rim: int) -> np.ndarray:
+    """bool [T,H,W]: pixels of subjects further than `rim` pixels from the outlines, where depth may be blended."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))
+    return np.stack([cv2.erode((frame > 0).astype(np.uint8), kernel) > 0 for frame in labels])
 
 
 def _anchor(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:
