@@ -15,6 +15,7 @@ from engine.perception.embedded.moving import MovingOptions, find_moving
 from engine.perception.embedded.people import PeopleFinder, PeopleOptions, Person
 from engine.perception.embedded.pose import PoseNet
 from engine.perception.embedded.scale import ScaleOptions
+from engine.perception.embedded.skeleton import limb_distance, limb_fit
 from engine.types import Clip, SubjectTrack, Tracks
 
 FLOW_FACTOR = 2  # flow and motion at half size: 3 s of CPU for 81 frames of 480x832
@@ -45,7 +46,6 @@ class EmbeddedTracker:
 
         Distances use the clip's K, or the prior focal length where it has none.
         """
-        height, width = clip.size
         gray = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in shrink(clip.frames, FLOW_FACTOR)])
         flows = neighbour_flow(gray)
         finder = PeopleFinder(self.net, clip.frames, flows, FLOW_FACTOR, self.options.people, clip.fps)
@@ -56,18 +56,23 @@ class EmbeddedTracker:
         labels = bridge_gaps(labels, clip.frames, flows, most, self.options.people.link_appearance)
         labels, dynamic = find_moving(labels, others, gray, flows, self.options.moving)
         K, _ = prior_intrinsics(clip, self.options.focal)
-        subjects = tuple(
-            self._subject(i + 1, person, K, (height, width), len(clip.frames)) for i, person in enumerate(chosen)
-        )
+        subjects = tuple(self._subject(i + 1, person, K, labels) for i, person in enumerate(chosen))
         return Tracks(labels, dynamic, subjects, dict(self.net.models))
 
-    def _subject(self, label: int, person: Person, K: np.ndarray, size: tuple[int, int], count: int) -> SubjectTrack:
+    def _subject(self, label: int, person: Person, K: np.ndarray, labels: np.ndarray) -> SubjectTrack:
+        """A frame's score is the network's times how well the mask fits the skeleton: a mask that took in somebody
+        else makes no good picture."""
+        count, height, width = labels.shape
         score = np.zeros(count, np.float32)
         facing = np.full((count, 3), np.nan, np.float32)
         distance = np.full(count, np.nan, np.float32)
         for t, body in person.bodies.items():
-            score[t] = body.presence
-            metric = measure_body(body, K, size, self.options.scale.stature)
+            mask = (labels[t] == label).astype(np.uint8)
+            x, y, w, h = cv2.boundingRect(mask)
+            if w:
+                where = (slice(y, y + h), slice(x, x + w))
+                score[t] = body.presence * limb_fit(mask[where] > 0, limb_distance(body, where))
+            metric = measure_body(body, K, (height, width), self.options.scale.stature)
             if metric is not None:
                 facing[t], distance[t] = metric.facing, metric.distance
         return SubjectTrack(label, "person", score, facing, distance)

@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.geometry.camera import intrinsics
 from engine.perception.embedded.link import Person, add_doubtful, join_pieces
 from engine.perception.embedded.masks import paint_labels
 from engine.perception.embedded.people import PeopleFinder, PeopleOptions
 from engine.perception.embedded.pose import Body, Roi
 from engine.perception.embedded.skeleton import limb_distance, limb_fit, part_distances, pixels_per_metre
+from engine.perception.embedded.tracker import EmbeddedTracker, EmbeddedTrackerOptions
 
 BONES = ((11, 13), (13, 15), (12, 14), (14, 16), (23, 25), (25, 27), (24, 26), (26, 28))
 SIDE = 256  # of the region, so that a place of the crop is a pixel
@@ -83,6 +85,18 @@ def test_a_silhouette_fits_its_skeleton_and_a_crown_does_not():
     for mask, low, high in ((drawn(world, 100), 0.95, 1.0), (crown, 0.0, 0.55)):
         b = body(128, 128, 100, world, mask)
         assert low <= limb_fit(mask, limb_distance(b, (slice(0, SIDE), slice(0, SIDE)))) <= high
+
+
+def test_a_mask_that_took_in_something_else_is_a_worse_picture():
+    tracker = EmbeddedTracker.__new__(EmbeddedTracker)  # without its networks
+    tracker.options = EmbeddedTrackerOptions()
+    someone, labels = Person({t: body(120, 130, 80) for t in range(2)}), np.zeros((2, 240, 416), np.uint8)
+    part, where = someone.bodies[0].paste(240, 416)
+    labels[:, where[0], where[1]][:, part > 0.5] = 1
+    labels[1, 60:140, 150:220] = 1
+    alone, crowded = tracker._subject(1, someone, intrinsics(400.0, 400.0, 416, 240), labels).score
+    assert alone > 0.8
+    assert crowded < 0.8 * alone
 
 
 def test_neither_a_blob_nor_what_shakes_is_credible():
