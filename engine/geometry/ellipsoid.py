@@ -1,7 +1,7 @@
 """Subjects as solid ellipsoids: the surface of a 3D Gaussian at a number of standard deviations, seen exactly.
 
 The paper superimposes "moving 3D Gaussian spheres" and says neither where their surface lies nor how they are coloured
-and shaded: SIGMAS, TAB20 and AMBIENT are this project's reading (2.5 sigma, one stable colour a subject).
+and shaded: SIGMAS, AMBIENT and `shards.palette` are this project's reading (2.5 sigma, one stable colour a subject).
 
 Each pixel's ray meets the quadric (x - m)^T S^-1 (x - m) = k^2 in closed form: exact perspective, exact depth, exact
 normal, no mesh. Formulas: the quadric's outline box from its dual conic, Hartley & Zisserman ch. 8.3; the soft
@@ -12,25 +12,10 @@ import numba
 import numpy as np
 
 from engine.geometry.camera import invert, transform
+from shards.palette import subject_colour
 
 SIGMAS = 2.5  # standard deviations at the surface
 AMBIENT = 0.35  # share of the colour that the rim keeps; the rest falls with Lambert's cosine to the camera
-
-# matplotlib's tab20: ten strong colours, then their ten light partners, so that neighbours in number differ in hue.
-TAB20 = np.array(
-    [
-        (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
-        (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
-        (174, 199, 232), (255, 187, 120), (152, 223, 138), (255, 152, 150), (197, 176, 213),
-        (196, 156, 148), (247, 182, 210), (199, 199, 199), (219, 219, 141), (158, 218, 229),
-    ],
-    np.uint8,
-)  # fmt: skip
-
-
-def subject_colour(label: int) -> np.ndarray:
-    """uint8 [3]: the colour of subject `label` (1..N), the same in every clip; repeats after 20."""
-    return TAB20[(label - 1) % len(TAB20)]
 
 
 def outline_box(mean: np.ndarray, cov: np.ndarray, K: np.ndarray, height: int, width: int, sigmas: float = SIGMAS):
@@ -83,7 +68,8 @@ def draw_ellipsoid(
     footprint = np.linalg.inv(J @ S @ J.T) if soft and m[2] > 0 else np.zeros((2, 2))
     centre = (K @ m)[:2] / m[2]
     A = np.linalg.inv(S) / sigmas**2
-    _draw(rgb, depth, ids, m, A, label, subject_colour(label), K, np.array(box), soft, centre, footprint)
+    colour = np.array(subject_colour(label), np.uint8)
+    _draw(rgb, depth, ids, m, A, label, colour, K, np.array(box), soft, centre, footprint)
 
 
 @numba.njit(nogil=True, cache=True)
