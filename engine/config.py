@@ -88,7 +88,7 @@ NOT_IN_FINGERPRINT = (
 )
 # the rooms that make a sample's bytes
 CODE = ("engine/ingest", "engine/perception", "engine/geometry", "engine/stages", "engine/mwsu.py", "engine/types.py")
-CODE += ("shards/codec.py", "shards/depth16.py", "shards/schema.py")
+CODE += ("shards/codec.py", "shards/depth16.py", "shards/palette.py", "shards/schema.py")
 
 
 def load(arguments: list[str]) -> UnrollOptions:
