@@ -4,7 +4,7 @@
     python tests/bench/accuracy.py --seeds 2 --perception embedded
     python tests/bench/accuracy.py --seeds 8 --every-error
     python tests/bench/accuracy.py --ablations --seeds 3 --frames 33 --size 240 416
-    python tests/bench/accuracy.py --davis FOLDER     (the layouts: tests/bench/davis.py)
+    python tests/bench/accuracy.py --seeds 0 --davis FOLDER ...     (the layouts: tests/bench/davis.py)
 
 One row per world, printed when it is done and kept under bench/accuracy/ for as long as the sources stay as they are: a
 run that was stopped goes on where it was. Exits with 1 when a goal is missed.
@@ -292,25 +292,28 @@ def judge(rows: list[dict], perception: str) -> list[str]:
                 print(f"{camera} cameras classified right: {right} of {len(kinds)} (goal: all)")
                 if right < len(kinds):
                     missed.append(f"{camera} cameras: {right} of {len(kinds)} classified right")
-    else:
-        iou = [r["iou"] for r in rows if np.isfinite(r["iou"])]
-        if iou:
-            print(f"mask IoU: {np.mean(iou):.3f} (goal >= {IOU_GOAL})")
-            if np.mean(iou) < IOU_GOAL:
-                missed.append(f"mask IoU {np.mean(iou):.3f} < {IOU_GOAL}")
+    tracked = [r for r in rows if perception == "embedded" or r.get("variant") == "davis"]
+    iou = [r["iou"] for r in tracked if np.isfinite(r["iou"])]
+    if iou:
+        print(f"mask IoU: {np.mean(iou):.3f} (goal >= {IOU_GOAL})")
+        if np.mean(iou) < IOU_GOAL:
+            missed.append(f"mask IoU {np.mean(iou):.3f} < {IOU_GOAL}")
     return missed
 
 
-def davis_row(folder: Path, models: Models) -> dict[str, float]:
-    """Mask IoU of a folder with masks in the DAVIS layout (`tests.bench.davis`)."""
+def davis_row(folder: Path, models: Models, grown: int) -> dict[str, float]:
+    """Mask IoU of a folder with masks in the DAVIS layout (`tests.bench.davis`), which show people grown by so many
+    pixels."""
     from tests.bench.davis import read_davis
 
     clip, truth = read_davis(folder)
     tracks = models.tracker.track(clip)
-    both = float(((tracks.labels > 0) & truth).sum())
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown + 1, 2 * grown + 1))
+    found = np.stack([cv2.dilate((labels > 0).astype(np.uint8), kernel) for labels in tracks.labels])
+    both = float(((found > 0) & truth).sum())
     return {
-        "iou": mask_iou(tracks.labels, truth),
-        "precision": both / max(int((tracks.labels > 0).sum()), 1),
+        "iou": mask_iou(found, truth),
+        "precision": both / max(int(found.sum()), 1),
         "recall": both / max(int(truth.sum()), 1),
         "subjects": float(len(tracks.subjects)),
     }
@@ -333,13 +336,16 @@ def main() -> int:
         "--every-error", action="store_true", help="also the errors that the oracle leaves out by default"
     )
     parser.add_argument("--davis", type=Path, nargs="*", default=[], help="folders, see tests/bench/davis.py")
+    parser.add_argument(
+        "--grown", type=int, default=0, help="pixels by which the masks of --davis were grown, as for inpainting"
+    )
     parser.add_argument("--json", type=Path, help="write all rows here")
     arguments = parser.parse_args()
     arguments.cameras = arguments.cameras or (["walk"] if arguments.ablations else ["walk", "static", "rotation"])
     cv2.setNumThreads(1)
     rows = run(arguments) if arguments.seeds else []
     for folder in arguments.davis:
-        row = davis_row(folder, embedded_models())
+        row = davis_row(folder, embedded_models(), arguments.grown)
         rows.append({"name": folder.name, "variant": "davis", "camera": "real", "seed": 0, **row})
         found = f"precision {row['precision']:.3f}, recall {row['recall']:.3f}, {row['subjects']:.0f} subjects"
         print(f"{folder.name:34} mask IoU {row['iou']:.3f}, {found}", flush=True)

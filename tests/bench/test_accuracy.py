@@ -41,6 +41,7 @@ def test_goals_are_missed_aloud():
     assert len(judge([{**good, "ate": 0.02, "scale": -0.05}, {**still, "kind": "general"}], "oracle")) == 3
     assert len(judge([{**good, "flicker": 0.03}, still], "oracle")) == 1
     assert len(judge([{**good, "iou": 0.5}], "embedded")) == 1
+    assert len(judge([{"camera": "real", "variant": "davis", "iou": 0.5}], "oracle")) == 1
 
 
 def test_mask_iou_counts_frames_with_people():
