@@ -72,6 +72,9 @@ test: setup ## The tests that finish in minutes
 test-faults: setup ## Every fault-injection test; those with a Ray cluster one after the other
 	@$(RUN) -m pytest -q -n 2 --dist loadgroup -m fault --durations=30 $(OPTIONS)
 
+test-slow: setup ## The tests that take longer and inject no faults: whole runs, jobs, every strategy of the trainer
+	@$(RUN) -m pytest -q -n 2 --dist loadgroup -m "slow and not fault and not gpu" --durations=10 $(OPTIONS)
+
 test-all: setup ## Every test that needs no GPU
 	@$(RUN) -m pytest -q -m "not gpu" $(OPTIONS)
 
@@ -122,4 +125,4 @@ $(STAMP):
 	@$(RUN) -m pip install -q -c constraints.txt --no-deps mediapipe
 	@rm -f $(VENV)/.setup-*; touch $@
 
-.PHONY: shards status submit logs verify report contact-sheet samples weights encode train setup test test-faults test-all bench bench-gpu bench-train bench-accuracy lint clean help
+.PHONY: shards status submit logs verify report contact-sheet samples weights encode train setup test test-faults test-slow test-all bench bench-gpu bench-train bench-accuracy lint clean help
