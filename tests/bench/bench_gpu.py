@@ -2,6 +2,7 @@
 
     python tests/bench/bench_gpu.py                  full-size architectures with random weights, 480x832x81, on a GPU
     python tests/bench/bench_gpu.py --small          shrunken networks and clips, on any machine (a trial of the bench)
+    python tests/bench/bench_gpu.py --cpu            the smallest published variants on a CPU, two frames of 480x832
     python tests/bench/bench_gpu.py --weights ROOT   published weights that `make weights` put there
 
 As in production (`engine/run/ray.py`) two clips are in the actor at a time: one computes on the device while the other
@@ -34,6 +35,7 @@ from engine.perception.random_weights import write
 from engine.types import Clip, View
 
 SMALL = ["moge.variant=vits", "moge.tokens=60", "sam2.variant=tiny", "sam2.side=128", "depth_anything.short_side=70"]
+ON_CPU = ["moge.variant=vits", "sam2.variant=tiny", "depth_anything.short_side=392", "detector.keyframes=1"]
 GOAL_FPS, GOAL_BUSY = 12.0, 0.85
 
 
@@ -241,23 +243,25 @@ def show(result: dict) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="shrunken networks and clips")
+    parser.add_argument("--cpu", action="store_true", help="the smallest published variants, one clip of two frames")
     parser.add_argument("--weights", type=Path, help="folder of published weights; else random ones are made")
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("options", nargs="*", help="key=value of the foundation perception, e.g. sam2.compile=true")
     given = parser.parse_args(arguments)
-    if not torch.cuda.is_available() and not given.small:
+    if not torch.cuda.is_available() and not (given.small or given.cpu):
         print('not run: no GPU here. On a machine with one: make bench-gpu   (a trial without: OPTIONS="--small")')
         return 0
-    frames, size = (5, (72, 96)) if given.small else (81, (480, 832))
+    frames, size = (5, (72, 96)) if given.small else (2 if given.cpu else 81, (480, 832))
+    words, clips = ([*ON_CPU, *given.options], 1) if given.cpu else (given.options, given.clips)
     with tempfile.TemporaryDirectory() as scratch:
         root = given.weights or Path(scratch)
         if given.weights is None:
-            write(root, weight_names(options_for(root, given.small, given.options)), given.small)
-        result = bench(root, given.small, given.clips, frames, size, given.options)
+            write(root, weight_names(options_for(root, given.small, words)), given.small)
+        result = bench(root, given.small, clips, frames, size, words)
     print(json.dumps(result) if given.json else show(result))
     whole = result["end_to_end"]
-    if given.small:
+    if given.small or given.cpu:
         return 0
     return 0 if whole["frames_per_s"] >= GOAL_FPS and whole["busy_share"] >= GOAL_BUSY else 1
 
