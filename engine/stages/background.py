@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from engine.geometry.cloud import (
+    Fused,
     Views,
     back_project,
     beside_edge,
@@ -42,8 +43,9 @@ def build_backgrounds(
     """(anchor, holistic) clouds of the clip's static world.
 
     Anchor: the static pixels of frame 0. Holistic: those of `options.frames` frames without a missed subject. Both use
-    scene.depth * camera.scale_t and the same poses. `dilation` is the growth of the dynamic mask that made
-    scene.static, as a share of the width (`SceneOptions.dilation`). Either may be empty when nothing static has depth.
+    scene.depth * camera.scale_t and the same poses, and hold no point that more frames see through than confirm.
+    `dilation` is the growth of the dynamic mask that made scene.static, as a share of the width
+    (`SceneOptions.dilation`). Either may be empty when nothing static has depth.
     """
     views = Views(
         depth=scene.depth,
@@ -56,7 +58,11 @@ def build_backgrounds(
         scale=camera.scale_t,
     )
     whole = whole_frames(scene.tracks.labels, len(scene.tracks.subjects), options.unseen)
-    return _anchor(clip, views, options), _holistic(clip, views, whole, options)
+    count = len(whole) if options.frames <= 0 else min(options.frames, len(whole))
+    frames = whole[np.unique(np.rint(np.linspace(0, len(whole) - 1, count)).astype(int))]
+    fused, grain, tolerance = fuse(views, frames, options.max_points, options.median, options.flying, options.threads)
+    anchor = _anchor(clip, views, frames, tolerance, options)
+    return anchor, _holistic(clip, views, frames, fused, grain, tolerance)
 
 
 def whole_frames(labels: np.ndarray, subjects: int, unseen: int) -> np.ndarray:
@@ -95,18 +101,17 @@ def _inside(labels: np.ndarray, rim: int) -> np.ndarray:
     return np.stack([cv2.erode((frame > 0).astype(np.uint8), kernel) > 0 for frame in labels])
 
 
-def _anchor(clip: Clip, views: Views, options: BackgroundOptions) -> Cloud:
+def _anchor(clip: Clip, views: Views, frames: np.ndarray, tolerance: float, options: BackgroundOptions) -> Cloud:
     depth = clean_depth(views.depth[0], options.median, options.flying) * np.float32(views.scale[0])
-    keep = views.static[0] & (depth > 0)
-    xyz = back_project(depth, keep, views.K[0], views.c2w[0])
+    seen = views.static[0] & (depth > 0)
+    xyz = back_project(depth, seen, views.K[0], views.c2w[0])
     frame = np.zeros(len(xyz), np.int32)
-    return Cloud(xyz, clip.frames[0][keep], frame, point_size(xyz, frame, views.K, views.c2w))
+    size = point_size(xyz, frame, views.K, views.c2w)
+    keep, _ = review(Fused(xyz, frame, size, np.ones_like(size)), views, clip.frames, frames, tolerance)
+    return Cloud(xyz[keep], clip.frames[0][seen][keep], frame[keep], size[keep])
 
 
-def _holistic(clip: Clip, views: Views, whole: np.ndarray, options: BackgroundOptions) -> Cloud:
-    count = len(whole) if options.frames <= 0 else min(options.frames, len(whole))
-    frames = whole[np.unique(np.rint(np.linspace(0, len(whole) - 1, count)).astype(int))]
-    fused, grain, tolerance = fuse(views, frames, options.max_points, options.median, options.flying, options.threads)
+def _holistic(clip: Clip, views: Views, frames: np.ndarray, fused: Fused, grain: float, tolerance: float) -> Cloud:
     keep, rgb = review(fused, views, clip.frames, frames, tolerance)
     xyz, frame = fused.xyz[keep], fused.frame[keep]
     return Cloud(xyz, rgb[keep], frame, point_size(xyz, frame, views.K, views.c2w, grain), grain)
