@@ -33,6 +33,11 @@ class BackgroundOptions:
     flying: float = option(0.1, "relative deviation from that median above which a pixel is dropped")
     rim: int = option(3, "pixels beyond the static ones, across depth edges, that count where they are on one side")
     rim_tolerance: float = option(0.04, "relative distance from that side's depth; blended edge pixels lie further off")
+    anchor_tolerance: float = option(
+        0.3,
+        "a point of the anchor counts as seen through where another frame's depth is this much larger (relative): the "
+        "far scenery of a single frame is off by less, the ghosts beside people by more",
+    )
     min_confidence: float = option(0.05, "pixels below this depth confidence (0..1) are left out")
     threads: int = option(1, "threads that render while fusing")
 
@@ -61,8 +66,7 @@ def build_backgrounds(
     count = len(whole) if options.frames <= 0 else min(options.frames, len(whole))
     frames = whole[np.unique(np.rint(np.linspace(0, len(whole) - 1, count)).astype(int))]
     fused, grain, tolerance = fuse(views, frames, options.max_points, options.median, options.flying, options.threads)
-    anchor = _anchor(clip, views, frames, tolerance, options)
-    return anchor, _holistic(clip, views, frames, fused, grain, tolerance)
+    return _anchor(clip, views, frames, options), _holistic(clip, views, frames, fused, grain, tolerance)
 
 
 def whole_frames(labels: np.ndarray, subjects: int, unseen: int) -> np.ndarray:
@@ -101,13 +105,14 @@ def _inside(labels: np.ndarray, rim: int) -> np.ndarray:
     return np.stack([cv2.erode((frame > 0).astype(np.uint8), kernel) > 0 for frame in labels])
 
 
-def _anchor(clip: Clip, views: Views, frames: np.ndarray, tolerance: float, options: BackgroundOptions) -> Cloud:
+def _anchor(clip: Clip, views: Views, frames: np.ndarray, options: BackgroundOptions) -> Cloud:
     depth = clean_depth(views.depth[0], options.median, options.flying) * np.float32(views.scale[0])
     seen = views.static[0] & (depth > 0)
     xyz = back_project(depth, seen, views.K[0], views.c2w[0])
     frame = np.zeros(len(xyz), np.int32)
     size = point_size(xyz, frame, views.K, views.c2w)
-    keep, _ = review(Fused(xyz, frame, size, np.ones_like(size)), views, clip.frames, frames, tolerance)
+    points = Fused(xyz, frame, size, np.ones_like(size))
+    keep, _ = review(points, views, clip.frames, frames, options.anchor_tolerance)
     return Cloud(xyz[keep], clip.frames[0][seen][keep], frame[keep], size[keep])
 
 

@@ -199,6 +199,19 @@ def test_floating_points_are_voted_out(truth):
     assert np.percentile(off_surface(holistic.xyz, w0), 99) < 2 * PIXEL
 
 
+@pytest.mark.parametrize(("factor", "stays"), [(0.5, False), (0.85, True)])
+def test_a_ghost_of_frame_0_is_not_in_the_anchor_but_rough_depth_is(truth, built, factor, stays):
+    clip, scene, camera, w0 = truth
+    depth = scene.depth.copy()
+    depth[0, 20:60, 20:80] *= factor
+    anchor, _ = build_backgrounds(clip, replace(scene, depth=depth), camera, DILATION, BackgroundOptions())
+    if stays:
+        assert len(anchor.xyz) > 0.95 * len(built[0].xyz)
+    else:
+        assert np.percentile(off_surface(anchor.xyz, w0), 99) < 2 * PIXEL
+        assert len(anchor.xyz) < 0.95 * len(built[0].xyz)
+
+
 def test_a_missed_mask_leaves_no_picture_of_the_subject(truth):
     """The subject keeps to one place, so no frame ever sees through it; the tracker misses it in frame 8."""
     clip, scene, camera, w0 = truth
