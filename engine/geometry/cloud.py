@@ -255,20 +255,30 @@ def review(
     COARSEST times its finest view, of images uint8 [T,H,W,3] read bilinearly: passing shadows and reflections drop
     out, detail stays. The finest view itself always counts.
     """
+    return _reviewed(fused.xyz, fused.frame, views, images, frames, tolerance)
+
+
+def agreed(xyz: np.ndarray, frame: np.ndarray, views: Views, frames: np.ndarray, tolerance: float) -> np.ndarray:
+    """bool [P]: the points xyz [P,3], each made by frame[p], that `review` would keep."""
+    return _reviewed(xyz, frame, views, np.zeros((0, 1, 1, 3), np.uint8), frames, tolerance)[0]
+
+
+def _reviewed(xyz, frame, views: Views, images, frames, tolerance) -> tuple[np.ndarray, np.ndarray]:
     w2c = invert(views.c2w.astype(np.float64))
     K = views.K.astype(np.float64)
     P = (K @ w2c[:, :3])[frames]
-    keep, rgb = np.empty(len(fused.xyz), bool), np.empty((len(fused.xyz), 3), np.uint8)
+    keep, rgb = np.empty(len(xyz), bool), np.zeros((len(xyz), 3), np.uint8)
     scale = views.scale.astype(np.float64)
     _review(
-        fused.xyz, fused.frame, views.depth, views.static, views.subject, views.sky, scale, frames, P, K[:, 0, 0],
-        images, tolerance, keep, rgb,
+        xyz, frame, views.depth, views.static, views.subject, views.sky, scale, frames, P, K[:, 0, 0], images,
+        tolerance, keep, rgb,
     )  # fmt: skip
     return keep, rgb
 
 
 @numba.njit(nogil=True, cache=True)
 def _review(xyz, source, depth, static, subject, sky, scale, frames, P, focal, images, tolerance, keep, rgb):
+    """Fills keep and, for the kept points and where there are images, rgb."""
     height, width = depth.shape[1:]
     count = len(frames)
     found = np.empty((3, count), np.float32)
@@ -299,11 +309,14 @@ def _review(xyz, source, depth, static, subject, sky, scale, frames, P, focal, i
             elif subject[t, y, x] and z < BEFORE * depth[t, y, x] * scale[t]:
                 votes -= 1
             if confirmed:
-                footprint[samples] = z / focal[t]
-                finest = min(finest, footprint[samples])
-                _bilinear(images[t], u - 0.5, v - 0.5, found[:, samples])
+                if len(images) > 0:
+                    footprint[samples] = z / focal[t]
+                    finest = min(finest, footprint[samples])
+                    _bilinear(images[t], u - 0.5, v - 0.5, found[:, samples])
                 samples += 1
         keep[i] = votes >= 0 and samples > 0
+        if not keep[i] or len(images) == 0:
+            continue
         kept = 0
         for k in range(samples):
             if footprint[k] <= COARSEST * finest:

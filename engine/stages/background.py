@@ -9,6 +9,7 @@ import numpy as np
 from engine.geometry.cloud import (
     Fused,
     Views,
+    agreed,
     back_project,
     beside_edge,
     clean_depth,
@@ -31,7 +32,11 @@ class BackgroundOptions:
     )
     median: int = option(5, "side in pixels of the depth median that removes flying pixels: 0 (off), 3 or 5")
     flying: float = option(0.1, "relative deviation from that median above which a pixel is dropped")
-    rim: int = option(3, "pixels beyond the static ones, across depth edges, that count where they are on one side")
+    rim: int = option(
+        3,
+        "pixels at outlines: so many beyond the static ones, across depth edges, count where they are on one side; so "
+        "many inside a person's do not tell what stands before the person",
+    )
     rim_tolerance: float = option(0.04, "relative distance from that side's depth; blended edge pixels lie further off")
     anchor_tolerance: float = option(
         0.3,
@@ -110,10 +115,9 @@ def _anchor(clip: Clip, views: Views, frames: np.ndarray, options: BackgroundOpt
     seen = views.static[0] & (depth > 0)
     xyz = back_project(depth, seen, views.K[0], views.c2w[0])
     frame = np.zeros(len(xyz), np.int32)
-    size = point_size(xyz, frame, views.K, views.c2w)
-    points = Fused(xyz, frame, size, np.ones_like(size))
-    keep, _ = review(points, views, clip.frames, frames, options.anchor_tolerance)
-    return Cloud(xyz[keep], clip.frames[0][seen][keep], frame[keep], size[keep])
+    keep = agreed(xyz, frame, views, frames, options.anchor_tolerance)
+    xyz, frame = xyz[keep], frame[keep]
+    return Cloud(xyz, clip.frames[0][seen][keep], frame, point_size(xyz, frame, views.K, views.c2w))
 
 
 def _holistic(clip: Clip, views: Views, frames: np.ndarray, fused: Fused, grain: float, tolerance: float) -> Cloud:
