@@ -10,6 +10,7 @@ import scipy.sparse.linalg
 
 from engine.geometry.camera import first_frame_world, look_at, pixel_grid, rays
 from engine.perception.embedded import EmbeddedGeometry, EmbeddedGeometryOptions
+from engine.perception.embedded import geometry as embedded_geometry
 from engine.perception.embedded.complete import _links, complete, upsample
 from engine.perception.embedded.focal import FocalOptions, prior_intrinsics
 from engine.perception.embedded.ground import GroundOptions, Plane, fit_ground, ground_from_feet, prior_up
@@ -239,6 +240,23 @@ def test_the_whole_recovers_a_room_in_metres(world):
         own = tracks.labels == label
         body = np.median(geometry.depth[own] / view.depth[own])
         assert body == pytest.approx(np.median(ratio), rel=0.1)  # people stand where the room says
+
+
+def test_a_lens_that_the_tracks_dispute_makes_the_scale_uncertain(world, monkeypatch):
+    """The camera is held at the prior's lens, though the tracks chose one twice as long."""
+    _, clip, tracks, _ = world
+    clip = replace(clip, K=None)
+    solve, ways = embedded_geometry.solve_monocular, EmbeddedGeometry(EmbeddedGeometryOptions())
+    agreed = ways.geometry(clip, tracks)
+
+    def held(points, K, sigma):
+        found = solve(points, K, sigma)
+        return replace(found, quality=found.quality | {"free_focal": 2 * K[0, 0]})
+
+    monkeypatch.setattr(embedded_geometry, "solve_monocular", held)
+    disputed = ways.geometry(clip, tracks)
+    np.testing.assert_array_equal(disputed.depth, agreed.depth)
+    assert disputed.log_scale_sigma > agreed.log_scale_sigma + 0.1
 
 
 def test_equal_clips_give_equal_geometry(world):
