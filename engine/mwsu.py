@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from engine.perception import Models
+from engine.perception import Models, Perceived
 from engine.stages.background import build_backgrounds
 from engine.stages.camera import solve_camera
 from engine.stages.gates import judge
@@ -17,11 +17,12 @@ from engine.types import Clip, WorldState
 
 
 def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwatch | None = None) -> WorldState:
-    """The hidden multi-agent world state of a clip.
+    """The hidden multi-agent world state of a clip: `perceive`, then `unroll`."""
+    return unroll(clip, perceive(clip, models, watch), options, watch)
 
-    Perception sees the frames; everything after it is geometry. `watch` collects seconds per stage and never
-    reaches the sample, so equal clips give equal bytes.
-    """
+
+def perceive(clip: Clip, models: Models, watch: Stopwatch | None = None) -> Perceived:
+    """All that the models say of a clip: the one part that sees frames through networks and may want a GPU."""
     watch = watch or Stopwatch()
     with watch("track"):
         tracks = models.tracker.track(clip)
@@ -29,8 +30,17 @@ def unroll_clip(clip: Clip, models: Models, options: StageOptions, watch: Stopwa
         geometry = models.geometry.geometry(clip, tracks)
     with watch("depth"):
         depth = models.depth.depth(clip, tracks, geometry) if models.depth else None
+    return Perceived(tracks, geometry, depth)
+
+
+def unroll(clip: Clip, perceived: Perceived, options: StageOptions, watch: Stopwatch | None = None) -> WorldState:
+    """The world state from what was perceived: geometry, on any machine.
+
+    `watch` collects seconds per stage and never reaches the sample, so equal clips give equal bytes.
+    """
+    watch = watch or Stopwatch()
     with watch("scene"):
-        scene = fuse_scene(clip, tracks, geometry, depth, options.scene)
+        scene = fuse_scene(clip, perceived.tracks, perceived.geometry, perceived.depth, options.scene)
     with watch("camera"):
         camera = solve_camera(clip, scene, options.camera)
     with watch("subjects"):

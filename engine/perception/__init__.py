@@ -1,8 +1,9 @@
-"""Perception: the models that look at frames. `Models` is what a stage sees; adapters are found by name."""
+"""Perception: the models that look at frames. Adapters are found by name; `Perceived` is what they say of a clip."""
 
 from dataclasses import dataclass
 
 from engine.perception.protocols import Depth, Geometry, Tracker
+from engine.types import DepthEstimate, GeometryEstimate, Tracks
 
 
 @dataclass(frozen=True)
@@ -12,3 +13,12 @@ class Models:
     tracker: Tracker
     geometry: Geometry
     depth: Depth | None = None
+
+
+@dataclass(frozen=True)
+class Perceived:
+    """What the models said of one clip: all that unrolling needs of them, here or on another machine."""
+
+    tracks: Tracks
+    geometry: GeometryEstimate
+    depth: DepthEstimate | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.options import option
-from engine.perception import Models
+from engine.perception import Models, Perceived
 from engine.perception.compute import DeviceFrames, pick_device
 from engine.perception.depth_anything import DepthAnything, DepthAnythingOptions
 from engine.perception.detector import Detector, DetectorOptions
@@ -56,22 +56,6 @@ class ActorSpec:
     name: str
     parts: tuple[str, ...]
     gpus: float
-
-
-@dataclass(frozen=True)
-class Perceived:
-    """What the networks said of one clip; the rest of the unrolling needs no GPU and may run elsewhere.
-
-    `models` answers with it, so that `engine.mwsu.unroll_clip` runs unchanged behind an actor.
-    """
-
-    tracks: Tracks
-    geometry: GeometryEstimate
-    depth: DepthEstimate | None
-
-    def models(self) -> Models:
-        answer = _Answer(self)
-        return Models(answer, answer, answer if self.depth is not None else None)
 
 
 class FoundationActor:
@@ -194,17 +178,3 @@ def _depth(options: FoundationOptions, frames: DeviceFrames) -> DepthAnything:
 
 
 _BUILD = {"tracker": _tracker, "geometry": _geometry, "depth": _depth}
-
-
-@dataclass(frozen=True)
-class _Answer:
-    perceived: Perceived
-
-    def track(self, clip: Clip) -> Tracks:
-        return self.perceived.tracks
-
-    def geometry(self, clip: Clip, tracks: Tracks) -> GeometryEstimate:
-        return self.perceived.geometry
-
-    def depth(self, clip: Clip, tracks: Tracks, geometry: GeometryEstimate) -> DepthEstimate | None:
-        return self.perceived.depth

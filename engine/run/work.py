@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from engine import mwsu
 from engine.config import UnrollOptions
 from engine.ingest.clip import read_clip
 from engine.ingest.decoder import DecodeProcess
 from engine.ingest.reasons import IngestError, Reason
-from engine.mwsu import unroll_clip
-from engine.perception import Models
-from engine.perception.foundation import Perceived
+from engine.perception import Models, Perceived
 from engine.perception.registry import build
 from engine.run.plan import parse
 from engine.run.threads import pin
@@ -130,19 +129,14 @@ def decode(unit: Unit, options: UnrollOptions, process: DecodeProcess, watch: Me
 
 def perceive(clip: Clip, models: Models, watch: Meter) -> Perceived:
     """All that models say of a clip."""
-    with watch("track"):
-        tracks = models.tracker.track(clip)
-    with watch("geometry"):
-        geometry = models.geometry.geometry(clip, tracks)
-    with watch("depth"):
-        depth = models.depth.depth(clip, tracks, geometry) if models.depth else None
-    watch.bytes |= {"track": _nbytes(tracks), "geometry": _nbytes(geometry), "depth": _nbytes(depth)}
-    return Perceived(tracks, geometry, depth)
+    found = mwsu.perceive(clip, models, watch)
+    watch.bytes |= {"track": _nbytes(found.tracks), "geometry": _nbytes(found.geometry), "depth": _nbytes(found.depth)}
+    return found
 
 
 def finish(clip: Clip, perceived: Perceived, options: UnrollOptions, config: str, watch: Meter) -> Members:
     """Geometry, rendering and packing; needs no model."""
-    state = unroll_clip(clip, perceived.models(), options, watch)
+    state = mwsu.unroll(clip, perceived, options, watch)
     with watch("pack"):
         members = pack(state, config, options.threads)
     watch.bytes["pack"] = sum(len(data) for data in members.values())

@@ -83,14 +83,6 @@ def test_split_actors_say_what_the_fused_one_says(actor, options, noise_clip):
         geometry.process(noise_clip)
 
 
-def test_perceived_answers_as_models(actor, noise_clip):
-    perceived = actor.process(noise_clip)
-    models = perceived.models()
-    assert models.tracker.track(noise_clip) is perceived.tracks
-    assert models.geometry.geometry(noise_clip, perceived.tracks) is perceived.geometry
-    assert models.depth.depth(noise_clip, perceived.tracks, perceived.geometry) is perceived.depth
-
-
 def test_load_gives_the_bundle(options):
     models = load(options)
     assert isinstance(models, Models)

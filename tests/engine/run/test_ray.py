@@ -5,7 +5,9 @@ from unroll_inputs import WORDS, run_on_ray, shards_of
 
 from engine.config import load
 from engine.run.drive import drive
+from engine.run.progress import read_events
 from shards.run import failures, status
+from shards.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # a cluster takes 10 to 20 s to start
 
@@ -15,9 +17,18 @@ def test_equal_bytes_and_no_work_the_second_time(source, straight, tmp_path, cap
     words = [f"input={source}", f"output={tmp_path / 'out'}", *WORDS, "runner=ray", "runner.ray.cpus=2"]
     assert drive(load(words)) == 0
     assert shards_of(tmp_path / "out") == shards_of(straight)
+    assert made(tmp_path / "out") == made(straight)
     capfd.readouterr()
     assert drive(load(words)) == 0
     assert "nothing new" in capfd.readouterr().out
+
+
+def made(output) -> dict[tuple[str, str], tuple[int, bool]]:
+    """(clip, stage) -> the bytes that it made, and whether it took any time: where people look for a bottleneck."""
+    events = read_events(open_store(str(output)))
+    return {
+        (e["key"], e["stage"]): (e["bytes"], e["seconds"] > 0) for e in events if e["stage"] not in ("spool", "depth")
+    }
 
 
 @pytest.mark.fault
