@@ -1,13 +1,14 @@
-"""How runs grow, and what Ray costs beside the local runner, on the same clips in the same session. About 3 minutes.
+"""How runs grow, and what Ray costs beside the local runner, on the same clips in the same session. About 11 minutes.
 
-    python tests/bench/bench_run.py [--growth 100] [--few 4] [--clips 16] [--height 240] [--width 416] [--frames 17]
-        [--no-ray]
+    python tests/bench/bench_run.py [--growth 100] [--few 2] [--clips 16] [--frames 33] [--height 320] [--width 560]
+        [--rounds 3]
 
 growth  1, 4 and 16, then 1, 10 and 100 tiny clips (9 x 64 x 112), perception read from files: CPU seconds per further
         clip, peak memory. Linear = ratio 1
-ray     --few clips, then --clips, on a cluster of 1 and of 2 CPUs and by the local runner in one process, all after a
+ray     --few clips, then --clips, by the local runner in one process and on a cluster of 1 and of 2 CPUs, all after a
         first run that pays for imports. The difference is what further clips cost, without the start of a run (an
-        actor loads its models): CPU seconds of all processes (orchestration is what exceeds 1) and wall seconds
+        actor loads its models): CPU seconds of all processes, Ray's own included, and wall seconds. Each round does
+        all three, and compares within itself: this is a machine whose speed drifts. --rounds 0 leaves Ray out
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine" / "run"))
 import unroll_inputs
@@ -112,46 +114,54 @@ def bench_growth(root: Path, most: int) -> None:
         )
 
 
-def bench_ray(root: Path, few: int, clips: int, size: tuple[int, int, int]) -> bool:
+def bench_ray(root: Path, few: int, clips: int, size: tuple[int, int, int], rounds: int) -> bool:
     """False when the bytes differ."""
-    print(f"ray: {few} and {clips} clips of {size[0]} x {size[1]} x {size[2]}, precomputed perception, threads=1")
+    frames, height, width = size
+    print(f"ray: {few} and {clips} clips of {frames} x {height} x {width}, precomputed perception, threads=1")
     start = videos(root / "few", few, size)
     sources = [start, start, videos(root / "clips", clips, size)]  # the first run pays for imports and compilation
-
-    def further(runs: list[dict[str, float]], what: str) -> float:
-        return (runs[2][what] - runs[1][what]) / (clips - few)
-
-    alone = local(sources, root / "alone", size)
-    base = {what: further(alone, what) for what in ("cpu", "wall")}
-    print(f"local: {alone[2]['cpu']:.1f} s CPU, {alone[2]['wall']:.1f} s wall", end="; ")
-    print(f"per further clip {base['cpu']:.2f} s CPU, {base['wall']:.2f} s wall", flush=True)
-    same = True
+    same, overhead, speed = True, {1: [], 2: []}, {1: [], 2: []}
+    for i in range(rounds):
+        alone = _further(local(sources, root / f"alone{i}", size), clips - few)
+        print(f"local: per further clip {alone['cpu']:.2f} s CPU, {alone['wall']:.2f} s wall", flush=True)
+        for cpus in (1, 2):
+            further = _further(on_ray(sources, root / f"ray{i}-{cpus}", size, cpus), clips - few)
+            overhead[cpus].append(further["cpu"] / alone["cpu"])
+            speed[cpus].append(alone["wall"] / further["wall"])
+            same &= unroll_inputs.shards_of(root / f"ray{i}-{cpus}-2") == unroll_inputs.shards_of(root / f"alone{i}-2")
+            print(
+                f"ray, {cpus} CPU: {further['cpu']:.2f} s CPU = {overhead[cpus][-1]:.3f}x, "
+                f"{further['wall']:.2f} s wall = {speed[cpus][-1]:.2f}x as fast",
+                flush=True,
+            )
     for cpus in (1, 2):
-        runs = on_ray(sources, root / f"ray{cpus}", size, cpus)
-        same &= unroll_inputs.shards_of(root / f"ray{cpus}-2") == unroll_inputs.shards_of(root / "alone-2")
-        cpu, wall = further(runs, "cpu"), further(runs, "wall")
         print(
-            f"ray, {cpus} CPU: {runs[2]['cpu']:.1f} s CPU, {runs[2]['wall']:.1f} s wall; per further clip "
-            f"{cpu:.2f} s CPU = {cpu / base['cpu']:.3f}x, {wall:.2f} s wall = {base['wall'] / wall:.2f}x as fast",
-            flush=True,
+            f"ray, {cpus} CPU, median of {rounds}: {median(overhead[cpus]):.3f}x the CPU seconds of the local runner "
+            f"({min(overhead[cpus]):.3f} to {max(overhead[cpus]):.3f}), {median(speed[cpus]):.2f}x as fast"
         )
     print(f"equal bytes: {same}")
     return same
 
 
+def _further(runs: list[dict[str, float]], count: int) -> dict[str, float]:
+    """What each of the `count` clips cost that the third run has more than the second."""
+    return {what: (runs[2][what] - runs[1][what]) / count for what in ("cpu", "wall")}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--few", type=int, default=4)
-    parser.add_argument("--clips", type=int, default=16)
-    parser.add_argument("--height", type=int, default=240)
-    parser.add_argument("--width", type=int, default=416)
-    parser.add_argument("--frames", type=int, default=17)
-    parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--growth", type=int, default=100)
+    parser.add_argument("--few", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--height", type=int, default=320)
+    parser.add_argument("--width", type=int, default=560)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    size = (args.frames, args.height, args.width)
     with tempfile.TemporaryDirectory() as folder:
         bench_growth(Path(folder), args.growth)
-        same = args.no_ray or bench_ray(Path(folder), args.few, args.clips, (args.frames, args.height, args.width))
+        same = not args.rounds or bench_ray(Path(folder), args.few, args.clips, size, args.rounds)
     return 0 if same else 1
 
 
