@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 from engine.options import option
 
+STEP_CPUS = 0.99  # that Ray reserves for a step: actors without a GPU fit beside it
+
+
+def actor_cpus(gpus: float) -> float:
+    """CPUs that Ray reserves for an actor. With a GPU none: that decides where it goes. Else a sliver, which fits on
+    every node that has CPUs, busy ones too, and on no other: one that asks for nothing may land on a head without
+    CPUs."""
+    return 0.0 if gpus else 0.001
+
 
 @dataclass
 class RayOptions:

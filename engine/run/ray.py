@@ -29,6 +29,7 @@ from engine.ingest.decoder import DecodeProcess
 from engine.ingest.reasons import Reason
 from engine.perception.registry import used
 from engine.run.metrics import Metrics
+from engine.run.options import STEP_CPUS, actor_cpus
 from engine.run.split import is_split, share_of_all, split_models
 from engine.run.threads import pin
 from engine.run.work import (
@@ -147,8 +148,8 @@ class _Driver:
     def __init__(self, ray: Any, options: UnrollOptions, config: str, spool: Spool) -> None:
         self.ray, self.options, self.config, self.spool = ray, options, config, spool
         # a failed system step comes back to us: Ray itself must not run a clip again beside its suspects
-        self.decode = ray.remote(num_cpus=1, max_retries=0, num_returns=2)(_decode)
-        self.finish = ray.remote(num_cpus=1, max_retries=0)(_finish)
+        self.decode = ray.remote(num_cpus=STEP_CPUS, max_retries=0, num_returns=2)(_decode)
+        self.finish = ray.remote(num_cpus=STEP_CPUS, max_retries=0)(_finish)
         self.shared = ray.put(options)
         self.metrics = Metrics()
         self.actors: dict[int, Any] = {}  # those that are set up
@@ -280,7 +281,12 @@ class _Driver:
             return
         gpus, count, self.at_once, self.room = placement(self.options, self.ray.cluster_resources())
         kind = self.ray.remote(
-            num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=self.at_once
+            num_cpus=actor_cpus(gpus),
+            num_gpus=gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=self.at_once,
+            scheduling_strategy="SPREAD",
         )(Perception)
         for _ in range(count - len(self.actors) - len(self.starting)):
             actor = kind.remote(self.shared)

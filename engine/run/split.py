@@ -12,6 +12,7 @@ from engine.config import UnrollOptions
 from engine.perception import Models
 from engine.perception.foundation import FoundationActor, FoundationOptions, actor_plan
 from engine.perception.registry import BUNDLES, PerceptionOptions, build, parts
+from engine.run.options import actor_cpus
 from engine.run.threads import pin
 from engine.types import Clip, DepthEstimate, GeometryEstimate, Tracks
 
@@ -88,5 +89,5 @@ class _Asked:
 def _start(options: FoundationOptions, parts: tuple[str, ...], gpus: float, threads: int) -> Any:
     import ray
 
-    kind = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Part)
+    kind = ray.remote(num_cpus=actor_cpus(gpus), num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Part)
     return kind.remote(options, parts, threads)

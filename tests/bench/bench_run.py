@@ -30,6 +30,7 @@ from engine.run.drive import drive
 
 WORDS = ["perception=precomputed", "threads=1", "report=false", "shots.enabled=false", "runner.isolate=false"]
 TINY = (9, 64, 112)
+IDLE_S = 10
 SERIES = ((1, 4, 16), (1, 10, 100))
 
 
@@ -68,7 +69,8 @@ def local(sources: list[Path], output: Path, size: tuple[int, int, int]) -> list
 
 
 def on_ray(sources: list[Path], output: Path, size: tuple[int, int, int], cpus: int) -> list[dict[str, float]]:
-    """Runs one after the other on one cluster: CPU seconds of all its processes, wall seconds."""
+    """Runs one after the other on one cluster: CPU seconds of all its processes, wall seconds. At the end `idle`: the
+    CPUs that the cluster takes with nothing to do."""
     from engine.run.ray import prepare_local
 
     prepare_local()
@@ -93,6 +95,9 @@ def on_ray(sources: list[Path], output: Path, size: tuple[int, int, int], cpus: 
                 assert drive(load([*words(source, there, size), "runner=ray"])) == 0
             wall, after = time.perf_counter() - started, used()
             runs.append({"wall": wall, "cpu": sum(s - before.get(pid, 0.0) for pid, s in after.items())})
+        before = used()
+        time.sleep(IDLE_S)
+        runs.append({"idle": sum(s - before.get(pid, 0.0) for pid, s in used().items()) / IDLE_S})
         return runs
     finally:
         ray.shutdown()
@@ -125,13 +130,15 @@ def bench_ray(root: Path, few: int, clips: int, size: tuple[int, int, int], roun
         alone = _further(local(sources, root / f"alone{i}", size), clips - few)
         print(f"local: per further clip {alone['cpu']:.2f} s CPU, {alone['wall']:.2f} s wall", flush=True)
         for cpus in (1, 2):
-            further = _further(on_ray(sources, root / f"ray{i}-{cpus}", size, cpus), clips - few)
+            runs = on_ray(sources, root / f"ray{i}-{cpus}", size, cpus)
+            further = _further(runs, clips - few)
             overhead[cpus].append(further["cpu"] / alone["cpu"])
             speed[cpus].append(alone["wall"] / further["wall"])
             same &= unroll_inputs.shards_of(root / f"ray{i}-{cpus}-2") == unroll_inputs.shards_of(root / f"alone{i}-2")
             print(
                 f"ray, {cpus} CPU: {further['cpu']:.2f} s CPU = {overhead[cpus][-1]:.3f}x, "
-                f"{further['wall']:.2f} s wall = {speed[cpus][-1]:.2f}x as fast",
+                f"{further['wall']:.2f} s wall = {speed[cpus][-1]:.2f}x as fast; "
+                f"idle, Ray takes {runs[-1]['idle']:.3f} of a CPU",
                 flush=True,
             )
     for cpus in (1, 2):

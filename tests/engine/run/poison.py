@@ -38,7 +38,7 @@ class Poisoned:
 
 def poison(clip, words: list[str]) -> None:
     """segv | memory | oom | hog GIGABYTES | kill_once | sleep SECONDS | meet SECONDS (another clip in this process) |
-    remove FILE | change FILE"""
+    remove FILE | change FILE | node (write the id of this Ray node to <video>.node)"""
     folder = Path(clip.uri).parent
     match words:
         case ["oom"]:  # the kernel's killer, for this process alone: a control group of its own with little memory
@@ -70,6 +70,10 @@ def poison(clip, words: list[str]) -> None:
             except threading.BrokenBarrierError:
                 BOTH.reset()
                 raise RuntimeError("no other clip came") from None
+        case ["node"]:
+            import ray
+
+            Path(clip.uri).with_suffix(".node").write_text(ray.get_runtime_context().get_node_id())
         case ["remove", file]:
             (folder / file).unlink(missing_ok=True)
         case ["change", file]:
