@@ -11,7 +11,8 @@ from engine.run.work import Outcome, Use
 from shards.store import Store
 
 LINE_S = 10.0  # seconds between plain lines
-PART = 200  # clips per event file: an object store cannot append
+# An object store cannot append: an event file has at most so many clips and seconds, which a driver's death may cost
+PART, PART_S = 200, 300.0
 
 
 class Progress:
@@ -71,6 +72,7 @@ class Events:
     epoch: int
     part: int = 0
     lines: list[str] = field(default_factory=list)
+    flushed: float = field(default_factory=time.monotonic)
 
     def add(self, outcome: Outcome) -> None:
         """Lines of a decided unit: its stages, then the whole."""
@@ -87,7 +89,8 @@ class Events:
         whole = {"stage": "unit", **_fields(whole_use), "attempts": outcome.attempts, "time": round(time.time(), 3)}
         whole |= {"status": failure.reason if failure else "done"}
         self.lines += [json.dumps(base | row) for row in [*rows, whole]]
-        if sum('"stage": "unit"' in line for line in self.lines) >= PART:
+        many = sum('"stage": "unit"' in line for line in self.lines) >= PART
+        if many or time.monotonic() - self.flushed > PART_S:
             self.flush()
 
     def flush(self) -> None:
@@ -96,6 +99,7 @@ class Events:
             text = "\n".join(self.lines) + "\n"
             self.store.put(f"_events/{self.epoch:06d}-{self.part:04d}.jsonl", text.encode())
             self.part, self.lines = self.part + 1, []
+        self.flushed = time.monotonic()
 
 
 def _fields(use: Use) -> dict:
