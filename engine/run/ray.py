@@ -87,6 +87,8 @@ def prepare_local() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 leaves CUDA_VISIBLE_DEVICES alone
+    # Ray ends workers beyond the number of CPUs after a second without work, and a step's worker takes 3 s to start
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 
 @contextmanager
