@@ -12,10 +12,11 @@ from engine.config import UnrollOptions, fingerprint, fingerprint_id
 from engine.ingest.reasons import IngestError
 from engine.ingest.sources import Source, list_sources
 from engine.perception.weights import WeightsError
+from engine.run.cluster import ClusterLost
 from engine.run.local import run_local
 from engine.run.plan import Surveyor, extend_plan, parse, units_of
 from engine.run.progress import Events, Progress, read_events
-from engine.run.ray import ClusterLost, run_ray
+from engine.run.ray import run_ray
 from engine.run.work import Failure, Outcome, SetupError, settle
 from shards.config import ConfigError
 from shards.lease import LeaseHeld, LeaseLost

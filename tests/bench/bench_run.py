@@ -71,7 +71,7 @@ def local(sources: list[Path], output: Path, size: tuple[int, int, int]) -> list
 def on_ray(sources: list[Path], output: Path, size: tuple[int, int, int], cpus: int) -> list[dict[str, float]]:
     """Runs one after the other on one cluster: CPU seconds of all its processes, wall seconds. At the end `idle`: the
     CPUs that the cluster takes with nothing to do."""
-    from engine.run.ray import prepare_local
+    from engine.run.cluster import prepare_local
 
     prepare_local()
     import psutil

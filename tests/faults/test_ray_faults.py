@@ -161,7 +161,7 @@ def test_many_faults_in_one_run(tmp_path, monkeypatch):
 def test_nodes_are_lost_and_another_joins(source, straight, tmp_path):
     """Both nodes that the run began on are killed in the middle of it: the rest is done by one that joined later, and
     nothing by the head, which has no CPUs."""
-    from engine.run.ray import prepare_local
+    from engine.run.cluster import prepare_local
 
     prepare_local()
     import ray

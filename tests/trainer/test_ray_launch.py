@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from trainer_ranks import MICRO, losses, train_alone
 
-from engine.run.ray import prepare_local
+from engine.run.cluster import prepare_local
 
 prepare_local()  # before anything imports ray
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]

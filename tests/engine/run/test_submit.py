@@ -101,7 +101,7 @@ def test_logs_tell_what_happened(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_job_on_a_cluster_with_a_token(tmp_path, capsys, monkeypatch):
     """Submitted over HTTP, run with the code that was sent, followed to its end; no token, no job."""
-    from engine.run.ray import prepare_local
+    from engine.run.cluster import prepare_local
 
     source, out = write_input(tmp_path / "in", 2), tmp_path / "out"
     (source / "text.mp4").write_text("no video")

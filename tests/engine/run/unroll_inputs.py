@@ -77,8 +77,8 @@ def worker_environment(**environment: str) -> dict:
 def run_on_ray(source: Path, out: Path, *words: str, **environment: str) -> int:
     """Drive a fresh cluster with poisonable workers; the exit code."""
     from engine.config import load
+    from engine.run.cluster import prepare_local
     from engine.run.drive import drive
-    from engine.run.ray import prepare_local
 
     prepare_local()
     import ray
